@@ -1,0 +1,65 @@
+"""How the documentation is built: prose in Markdown beside this file, the reference from the docstrings."""
+
+import re
+
+from sphinx.application import Sphinx
+
+from manyheads import __version__
+
+project = "manyheads"
+author = "the manyheads developers"
+copyright = "the manyheads developers"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"manyheads {__version__}"
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+# A folder of pages may still be empty; the index takes up whatever comes.
+suppress_warnings = ["toc.empty_glob"]
+
+# One page a module, written anew at each build: a module cannot be forgotten.
+apidoc_modules = [
+    {
+        "path": "../src/manyheads",
+        "destination": "reference",
+        "exclude_patterns": ["**/__main__.py"],
+        "separate_modules": True,
+        "module_first": True,
+        "automodule_options": {"members", "show-inheritance"},
+    }
+]
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+default_role = "code"
+
+_CODE = re.compile(r"(`[^`\n]+`)")
+_MARKUP = re.compile(r"(?<!\\)([*|_\\])")
+_LIST = re.compile(r"\s*([-*]|\d+\.)\s")
+
+
+def plain(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Docstrings are plain words and `code`: what reStructuredText would read into |u - v| or h_i is escaped,
+    and a change of indentation begins a paragraph of its own."""
+    told: list[str] = []
+    for line in lines:
+        before = told[-1] if told else ""
+        if line.strip() and before.strip() and _indent(line) != _indent(before) and not _LIST.match(before):
+            told.append("")
+        bullet = _LIST.match(line)
+        start = bullet.end() if bullet else 0
+        parts = _CODE.split(line[start:])
+        parts[::2] = [_MARKUP.sub(r"\\\1", part) for part in parts[::2]]
+        told.append(line[:start] + "".join(parts))
+    lines[:] = told
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", plain)

@@ -1,0 +1,71 @@
+"""manyheads: one BERT encoder, many language-understanding heads.
+
+The public face: everything a caller needs is a name of this module, loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manyheads.data import mixing
+    from manyheads.encoder.bert import Encoder
+    from manyheads.encoder.tokenizer import Tokenizer
+    from manyheads.errors import InputError, ManyheadsError, WorkError
+    from manyheads.formulas import metrics, optim
+    from manyheads.model import Model
+    from manyheads.recipe import Recipe
+    from manyheads.run import Run, load
+    from manyheads.tasks.kind import Prediction
+    from manyheads.training.loop import Stopped, train
+
+__all__ = [
+    "Encoder",
+    "InputError",
+    "ManyheadsError",
+    "Model",
+    "Prediction",
+    "Recipe",
+    "Run",
+    "Stopped",
+    "Tokenizer",
+    "WorkError",
+    "load",
+    "metrics",
+    "mixing",
+    "optim",
+    "train",
+]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Encoder": "encoder.bert",
+    "InputError": "errors",
+    "ManyheadsError": "errors",
+    "Model": "model",
+    "Prediction": "tasks.kind",
+    "Recipe": "recipe",
+    "Run": "run",
+    "Stopped": "training.loop",
+    "Tokenizer": "encoder.tokenizer",
+    "WorkError": "errors",
+    "load": "run",
+    "metrics": "formulas",
+    "mixing": "data",
+    "optim": "formulas",
+    "train": "training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'manyheads' has no attribute {name!r}")
+    if name in ("metrics", "mixing", "optim"):
+        value: Any = import_module(f"manyheads.{_HOMES[name]}.{name}")
+    else:
+        value = getattr(import_module(f"manyheads.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

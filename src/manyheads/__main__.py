@@ -1,0 +1,5 @@
+"""`python -m manyheads` is the command `manyheads`."""
+
+from manyheads.cli import main
+
+main()

@@ -1,0 +1,96 @@
+"""The command `manyheads`: a file a command, one table.
+
+Knows people: arguments, tables on screen, exit statuses. Must not know how anything works.
+"""
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from manyheads.cli.ask import ask
+from manyheads.cli.evaluate import evaluate
+from manyheads.cli.predict import predict
+from manyheads.cli.quickstart import quickstart
+from manyheads.cli.schema import schema
+from manyheads.cli.train import train
+from manyheads.errors import InputError, ManyheadsError, WorkError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "ask": ask,
+    "quickstart": quickstart,
+    "schema": schema,
+}
+
+EPILOG = "Exit status: 0 done · 1 failed while working · 2 the input was wrong · 130 stopped by Ctrl-C."
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status."""
+    app = typer.Typer(
+        name="manyheads",
+        help="One BERT encoder, many language-understanding heads.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+    ) -> None:
+        if version:
+            import manyheads
+
+            typer.echo(manyheads.__version__)
+            raise typer.Exit
+
+    root.__doc__ = None
+    for name, command in COMMANDS.items():
+        app.command(name)(_guarded(command))
+    app()
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with every expected failure told in one line, and the exit status that belongs to it."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **named: Any) -> None:
+        try:
+            command(*args, **named)
+        except ManyheadsError as error:
+            _leave(str(error), error.exit_status)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output has gone: not an error of ours
+            raise typer.Exit(0) from None
+        except PermissionError as error:
+            _leave(str(InputError(f"no permission ({error.strerror})", file=error.filename)), 2)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "the disk is full" if full else str(error.strerror or error)
+            _leave(str(WorkError(f"{error.filename}: {what}" if error.filename else what)), 1)
+        except MemoryError:
+            _leave("out of memory; a smaller schedule.batch_size, or schedule.accumulate, needs less", 1)
+        except RuntimeError as error:
+            if "not enough memory" not in str(error) and "out of memory" not in str(error):
+                raise
+            _leave("out of memory; a smaller schedule.batch_size, or schedule.accumulate, needs less", 1)
+
+    return run
+
+
+def _leave(text: str, status: int) -> None:
+    typer.echo(f"error: {text}", err=True)
+    raise typer.Exit(status)

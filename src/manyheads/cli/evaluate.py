@@ -1,0 +1,40 @@
+"""`manyheads evaluate RUN`"""
+
+import json
+from typing import Annotated
+
+import typer
+
+from manyheads.cli.options import Attention, Device, Json, Overrides, PrecisionOption, RunFolder
+
+
+def evaluate(
+    run: RunFolder,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="dev, test, train …; default: all labelled ones but train.")
+    ] = None,
+    overrides: Overrides = None,
+    device: Device = "cpu",
+    precision: PrecisionOption = None,
+    attention: Attention = None,
+    as_json: Json = False,
+) -> None:
+    """Score every task of a run on the recipe's files."""
+    from manyheads.cli.show import scores_table
+    from manyheads.run import Run
+    from manyheads.training.loop import evaluate_run
+
+    opened = Run.open(run)
+    model = opened.model(precision or "auto").to(device).use(precision or "auto", attention)
+    scores = evaluate_run(opened, split, model=model, overrides=overrides or ())
+    if as_json:
+        plain = {
+            name: {
+                task: {measure: value if value == value else None for measure, value in found.items()}
+                for task, found in tasks.items()
+            }
+            for name, tasks in scores.items()
+        }
+        typer.echo(json.dumps(plain))
+    else:
+        scores_table(scores)

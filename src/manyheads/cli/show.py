@@ -1,0 +1,43 @@
+"""Scores and predictions as tables on a screen.
+
+Knows rich. Must not know where scores come from.
+"""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from manyheads.tasks.kind import Prediction
+
+__all__ = ["bar", "predictions_table", "scores_table"]
+
+
+def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
+    """One line for each split and task, with the task's measures; the first measure chose the checkpoint."""
+    table = Table("split", "task", "measures", box=None, pad_edge=False)
+    for split, tasks in scores.items():
+        for task, measures in tasks.items():
+            told = "  ".join(
+                f"{name} {'undefined' if value is None or value != value else format(value, '.4f')}"
+                for name, value in measures.items()
+            )
+            table.add_row(split, task, told)
+    Console(highlight=False).print(table)
+
+
+def predictions_table(found: Mapping[str, Prediction]) -> None:
+    """One line for each head's answer to the same text."""
+    table = Table("task", "answer", "probability", "", box=None, pad_edge=False)
+    for task, prediction in found.items():
+        cut = f"cut by {prediction.tokens_dropped} tokens" if prediction.truncated else ""
+        if prediction.label is not None and prediction.score is not None:
+            table.add_row(task, prediction.label, f"{prediction.score:.3f} {bar(prediction.score)}", cut)
+        elif prediction.value is not None:
+            table.add_row(task, f"{prediction.value:.2f}", "", cut)
+    Console(highlight=False).print(table)
+
+
+def bar(share: float, width: int = 10) -> str:
+    """A share from 0 to 1 drawn with block characters."""
+    return "█" * round(share * width) + "░" * (width - round(share * width))

@@ -1,0 +1,271 @@
+"""BERT, top to bottom as in Figure 1 of Devlin et al. 2019: embeddings, layers of attention and feed-forward, pooler.
+
+Knows tensors, ragged batches and shapes. Must not know foreign parameter names (checkpoint.py), text, tasks.
+Letters: B sequences, L length of the longest, T tokens of the batch end to end, H hidden size.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from manyheads.encoder import checkpoint
+from manyheads.encoder.attention import attention_weights, choose_backend
+from manyheads.encoder.layers import AddNorm, Linear, dropout, gelu
+from manyheads.encoder.ragged import Ragged, kept, pad, pad_square
+from manyheads.encoder.sources import resolve
+from manyheads.errors import InputError
+
+__all__ = ["Encoder", "EncoderOutput", "Shape", "States"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that fix an encoder's parameters, and what else its config.json says of its arithmetic."""
+
+    layers: int = 12
+    hidden: int = 768
+    heads: int = 12
+    intermediate: int = 3072
+    vocabulary: int = 30522
+    positions: int = 512
+    segments: int = 2
+    eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if not getattr(self, each.name) > 0:
+                raise InputError(f"encoder size: {each.name} must be above 0, found {getattr(self, each.name)}")
+        if self.hidden % self.heads:
+            raise InputError(
+                f"encoder size: hidden ({self.hidden}) must be a multiple of heads ({self.heads})"
+            )
+
+
+@dataclass(eq=False)
+class States:
+    """What the encoder makes of a ragged batch: one state a token, and the vectors drawn from them.
+
+    `tokens` is [T, H], the last layer's states end to end; `layers` holds the L + 1 states [T, H] from the
+    embeddings up when they were asked for.
+    """
+
+    tokens: Tensor
+    ragged: Ragged
+    pooler: "Pooler"
+    layers: tuple[Tensor, ...] = ()
+
+    def first(self) -> Tensor:
+        """[B, H]: the state of each sequence's first token, [CLS]."""
+        return self.tokens.index_select(0, self.ragged.starts)
+
+    def mean(self) -> Tensor:
+        """[B, H]: the mean over all tokens of each sequence, [CLS] and [SEP] included."""
+        owners = self.ragged.sequence_of_token
+        total = self.tokens.new_zeros(len(self.ragged), self.tokens.shape[1]).index_add(0, owners, self.tokens)
+        lengths = torch.from_numpy(self.ragged.lengths).to(total.device, total.dtype)
+        return total / lengths[:, None]
+
+    def pooled(self) -> Tensor:
+        """[B, H]: tanh of a linear map of the first token's state."""
+        return self.pooler(self.first())
+
+    def of_sequences(self, begin: int, end: int) -> "States":
+        """The states of sequences `begin` up to `end` alone."""
+        if begin == 0 and end == len(self.ragged):
+            return self
+        whole = self.ragged
+        first, last = int(whole.lengths[:begin].sum()), int(whole.lengths[:end].sum())
+        part = Ragged(
+            whole.token_ids[first:last],
+            whole.segment_ids[first:last],
+            whole.positions[first:last],
+            whole.lengths[begin:end],
+        )
+        return States(
+            self.tokens[first:last], part, self.pooler, tuple(layer[first:last] for layer in self.layers)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderOutput:
+    """The answer of the padded call, named as in transformers."""
+
+    last_hidden_state: Tensor
+    """[B, L, H]; places that the mask leaves out are zero."""
+    pooler_output: Tensor
+    """[B, H]"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """Number of layers + 1 tensors [B, L, H], the embeddings first."""
+    attentions: tuple[Tensor, ...] | None = None
+    """One tensor [B, heads, L, L] a layer."""
+
+
+class Embeddings(nn.Module):
+    """LayerNorm(token + position + segment), then dropout. Ids [T] → [T, H]."""
+
+    def __init__(
+        self, vocabulary: int, positions: int, segments: int, hidden: int, eps: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.word = nn.Embedding(vocabulary, hidden)
+        self.position = nn.Embedding(positions, hidden)
+        self.segment = nn.Embedding(segments, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=eps)
+        self.dropout = dropout
+        for table in (self.word, self.position, self.segment):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, ragged: Ragged, words: Tensor | None = None) -> Tensor:
+        """`words` [T, H], where given, stands in for the word vectors of the token ids."""
+        words = self.word(ragged.token_ids) if words is None else words
+        summed = words + self.position(ragged.positions) + self.segment(ragged.segment_ids)
+        return dropout(self.norm(summed), self.dropout, self.training)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention and the end of its half layer. [T, H] → [T, H]."""
+
+    def __init__(self, hidden: int, heads: int, eps: float, dropout: float, attention_dropout: float) -> None:
+        super().__init__()
+        self.qkv = Linear(hidden, 3 * hidden)
+        self.output = Linear(hidden, hidden)
+        self.norm = AddNorm(hidden, eps, dropout)
+        self.heads = heads
+        self.dropout = attention_dropout
+        self.backend = choose_backend()
+
+    def forward(self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None) -> Tensor:
+        """Where `weights` is a list, the padded attention weights are appended to it."""
+        qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
+        if weights is not None:
+            weights.append(attention_weights(qkv, ragged))
+        mixed = self.backend(qkv, ragged, self.dropout if self.training else 0.0)
+        return self.norm(self.output(mixed.flatten(1)), x)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with GELU between, and the end of the half layer. [T, H] → [T, H]."""
+
+    def __init__(self, hidden: int, intermediate: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.up = Linear(hidden, intermediate)
+        self.down = Linear(intermediate, hidden)
+        self.norm = AddNorm(hidden, eps, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.down(gelu(self.up(x))), x)
+
+
+class Layer(nn.Module):
+    """One post-LN layer of the encoder. [T, H] → [T, H]."""
+
+    def __init__(
+        self, hidden: int, heads: int, intermediate: int, eps: float, dropout: float, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(hidden, heads, eps, dropout, attention_dropout)
+        self.feedforward = FeedForward(hidden, intermediate, eps, dropout)
+
+    def forward(self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None) -> Tensor:
+        return self.feedforward(self.attention(x, ragged, weights))
+
+
+class Pooler(nn.Module):
+    """tanh(W c + b) of the first token's state c. [B, H] → [B, H]."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.dense = Linear(hidden, hidden)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.dense(first))
+
+
+class Encoder(nn.Module):
+    """The BERT encoder.
+
+    `encode` reads a ragged batch; calling the module reads padded tensors as transformers' BertModel does.
+    """
+
+    def __init__(self, shape: Shape, dropout: float = 0.1, attention_dropout: float | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        share = dropout if attention_dropout is None else attention_dropout
+        self.embeddings = Embeddings(
+            shape.vocabulary, shape.positions, shape.segments, shape.hidden, shape.eps, dropout
+        )
+        self.layers = nn.ModuleList(
+            Layer(shape.hidden, shape.heads, shape.intermediate, shape.eps, dropout, share)
+            for _ in range(shape.layers)
+        )
+        self.pooler = Pooler(shape.hidden)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, dropout: float = 0.1, attention_dropout: float | None = None) -> Self:
+        """The encoder of a Hugging Face BERT folder, a hub name, a run folder, or "minilm", in float32, eval mode.
+
+        Raises InputError where the files are missing, damaged, or do not fit the config.
+        """
+        folder = resolve(name)
+        shape = Shape(**checkpoint.read_shape(folder))
+        with torch.device("meta"):
+            encoder = cls(shape, dropout, attention_dropout)
+        encoder.to_empty(device="cpu")
+        checkpoint.load(encoder, folder)
+        return encoder.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, which transformers' AutoModel loads with equal outputs."""
+        checkpoint.save(self, asdict(self.shape), Path(folder))
+
+    def use(self, *, compute: torch.dtype | None = None, attention: str | None = None) -> Self:
+        """Choose the dtype of the layers' matrix products (None: the parameters' own) and the attention backend."""
+        backend = choose_backend(attention)
+        for module in self.layers.modules():
+            if isinstance(module, Linear):
+                module.compute = compute
+            elif isinstance(module, Attention):
+                module.backend = backend
+        return self
+
+    def encode(self, ragged: Ragged, *, all_layers: bool = False, words: Tensor | None = None) -> States:
+        """The states of a ragged batch; `words` [T, H] may stand in for the word vectors (SMART, explanations)."""
+        x = self.embeddings(ragged, words)
+        kept = [x]
+        for layer in self.layers:
+            x = layer(x, ragged)
+            kept.append(x)
+        return States(x, ragged, self.pooler, tuple(kept) if all_layers else ())
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """The padded call of transformers' BertModel: [B, L] ids, or [B, L, H] word vectors, in."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected either input_ids or inputs_embeds")
+        places = inputs_embeds[..., 0].detach().long() * 0 if input_ids is None else input_ids  # type: ignore[index]
+        ragged = Ragged.of_padded(places, attention_mask, token_type_ids, position_ids)
+        ragged.check(self.shape.vocabulary, self.shape.positions, self.shape.segments)
+        keep = kept(attention_mask, *places.shape, places.device)
+        weights: list[Tensor] | None = [] if output_attentions else None
+        x = self.embeddings(ragged, None if inputs_embeds is None else inputs_embeds[keep])
+        states = [x]
+        for layer in self.layers:
+            x = layer(x, ragged, weights)
+            states.append(x)
+        return EncoderOutput(
+            pad(x, keep),
+            self.pooler(x.index_select(0, ragged.starts)),
+            tuple(pad(each, keep) for each in states) if output_hidden_states else None,
+            None if weights is None else tuple(pad_square(each, keep) for each in weights),
+        )

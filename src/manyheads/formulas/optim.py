@@ -1,0 +1,362 @@
+"""Adam and AdamW, the rate of every layer, and how rates rise and fall over a training run.
+
+Knows parameters by name, gradients and step numbers. Must not know tasks, the training loop or recipes;
+`OptimizerSettings` stands here because it says what `build` and `parameter_groups` understand.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Annotated, Any, ClassVar, Literal, overload
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from manyheads.errors import nearest
+
+__all__ = [
+    "DECAYS",
+    "OPTIMIZERS",
+    "Adam",
+    "AdamW",
+    "OptimizerSettings",
+    "build",
+    "layer_rates",
+    "parameter_groups",
+    "warmup_constant",
+    "warmup_cosine",
+    "warmup_linear",
+]
+
+
+class OptimizerSettings(BaseModel):
+    """Which optimiser moves the weights, and how far it moves each of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    name: Literal["adamw", "adam", "adamax"] = "adamw"
+    """The rule; `adamw` takes the decay from the weights themselves, the others add it to the gradient."""
+    lr: float = Field(default=2e-5, gt=0)
+    """The highest learning rate, reached at the end of the warm-up."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """How much the averages of the gradient and of its square keep at each step."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Keeps the division finite where gradients vanish."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Pull towards zero; biases and LayerNorm weights are spared."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each layer learns at this fraction of the rate of the layer above it."""
+    clip: float | None = Field(default=1.0, gt=0)
+    """Longest gradient (2-norm over all weights) before it is shortened; null: never."""
+    head_lr: float | None = Field(default=None, gt=0)
+    """The rate of the heads and the pooler; default: `lr`."""
+
+
+# --- Adam ------------------------------------------------------------------------------------------------
+
+
+def _move(
+    weights: list[Tensor],
+    gradients: list[Tensor] | tuple[Tensor, ...],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: Sequence[float],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """One step of Adam (Kingma and Ba, 2015, algorithm 1) or AdamW (Loshchilov and Hutter, 2019), in place.
+
+    Five lists of one item a weight; `steps` counts each weight's own steps from 1, this one included.
+    The operations and their order are those of torch's `foreach` optimisers, so the rounding is theirs too.
+    """
+    beta1, beta2 = betas
+    if weight_decay and decoupled:
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+    elif weight_decay:
+        gradients = torch._foreach_add(gradients, weights, alpha=weight_decay)
+    torch._foreach_lerp_(means, gradients, 1 - beta1)  # m ← β₁m + (1-β₁)g
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)  # v ← β₂v + (1-β₂)g²
+    denominators = torch._foreach_sqrt(squares)
+    torch._foreach_div_(denominators, [math.sqrt(1 - beta2**t) for t in steps])
+    torch._foreach_add_(denominators, eps)  # √v̂ + ε
+    # m̂ is never formed: its correction goes into the rate, one number in place of a whole tensor.
+    torch._foreach_addcdiv_(weights, means, denominators, [-lr / (1 - beta1**t) for t in steps])
+
+
+class _Moments(Optimizer):
+    """What Adam and AdamW share. The state has torch's names and shapes, so either loads the other's."""
+
+    decoupled: ClassVar[bool]
+
+    def __init__(
+        self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        _check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        if any(weight.is_complex() for weight in self.param_groups[-1]["params"]):
+            self.param_groups.pop()
+            raise ValueError(f"{type(self).__name__} expects real parameters, found a complex one")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move every parameter that has a gradient; `closure` computes the loss anew and returns it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for weight in (weight for group in self.param_groups for weight in group["params"]):
+            if weight.grad is not None and weight.grad.layout is not torch.strided:
+                found = f"a sparse gradient of shape {tuple(weight.shape)}"
+                raise RuntimeError(f"{type(self).__name__} expects dense gradients, found {found}")
+        for group in self.param_groups:
+            moving = [weight for weight in group["params"] if weight.grad is not None]
+            for weight in moving:
+                if not self.state[weight]:
+                    self.state[weight]["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+                    self.state[weight]["exp_avg"] = torch.zeros_like(weight)
+                    self.state[weight]["exp_avg_sq"] = torch.zeros_like(weight)
+                self.state[weight]["step"] += 1
+            # A GPU wants all weights in a few kernels; a CPU wants one weight at a time, still in its cache.
+            together = all(weight.is_cuda for weight in moving)
+            for batch in [moving] if moving and together else [[weight] for weight in moving]:
+                states = [self.state[weight] for weight in batch]
+                _move(
+                    batch,
+                    [weight.grad for weight in batch],
+                    [state["exp_avg"] for state in states],
+                    [state["exp_avg_sq"] for state in states],
+                    [state["step"].item() for state in states],
+                    **{key: group[key] for key in ("lr", "betas", "eps", "weight_decay")},
+                    decoupled=self.decoupled,
+                )
+        return loss
+
+
+class Adam(_Moments):
+    """Adam; `weight_decay` is L2, added to the gradient, as in `torch.optim.Adam`."""
+
+    decoupled = False
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+
+class AdamW(_Moments):
+    """Adam with decoupled decay: the weights shrink by lr · weight_decay, as in `torch.optim.AdamW`."""
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+
+def _check(group: Mapping[str, Any]) -> None:
+    """ValueError where a parameter group's numbers cannot work; a rate may be 0, for warm-ups start there."""
+    for name in ("lr", "eps", "weight_decay"):
+        if not (math.isfinite(group[name]) and group[name] >= 0):
+            raise ValueError(f"{name!r} expects a number of at least 0, found {group[name]!r}")
+    betas = group["betas"]
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"'betas' expects two numbers from 0 up to, not including, 1, found {betas!r}")
+
+
+# --- the trainer's optimiser -----------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+}
+"""Name in a recipe → torch's class, faster than ours where it is fused; the same trajectories, by test."""
+
+_FUSED = {"adamw", "adam"}
+
+
+def build(
+    groups: Iterable[Mapping[str, Any]],
+    *,
+    name: str = "adamw",
+    lr: float = 2e-5,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> Optimizer:
+    """The fastest optimiser of that name for these parameter groups (from `parameter_groups`).
+
+    What a group says of itself goes before the keyword arguments. Adam and AdamW are fused on CPU and CUDA;
+    Adamax has no fused form, and torch's own choice (one kernel for many weights on CUDA, weight by weight
+    on CPU) is its fastest. ValueError for an unknown name or impossible numbers.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(
+            f"no optimiser {name!r}, expected one of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
+        )
+    settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    own = [{**group, "params": list(group["params"])} for group in groups]
+    for group in own:
+        _check({**settings, **group})
+    weights = [weight for group in own for weight in group["params"]]
+    if name in _FUSED and all(w.is_floating_point() and w.device.type in {"cpu", "cuda"} for w in weights):
+        settings["fused"] = True
+    return OPTIMIZERS[name](own, **settings)
+
+
+# --- rates by layer --------------------------------------------------------------------------------------
+
+
+def layer_rates(lr: float, decay: float, layers: int) -> list[float]:
+    """The rate of each floor of the model, from the ground: [embeddings, layer 1, ..., layer L, head].
+
+    The head learns at `lr`, layer L at lr · decay, each floor below at `decay` times the one above it, the
+    embeddings at lr · decay^(L+1) (Howard and Ruder, 2018; the lr · alpha^depth of BAM, Clark et al., 2019).
+    The code released with BAM gives depth 1 to the pooler and so starts layer L at decay²; here the pooler
+    belongs to the head and no depth is left out. ValueError unless lr >= 0, 0 < decay <= 1 and layers >= 0.
+    """
+    if not (math.isfinite(lr) and lr >= 0):
+        raise ValueError(f"'lr' expects a number of at least 0, found {lr!r}")
+    if not 0 < decay <= 1:
+        raise ValueError(f"'decay' expects a number above 0 and at most 1, found {decay!r}")
+    if layers < 0:
+        raise ValueError(f"'layers' expects a number of at least 0, found {layers!r}")
+    return [lr * decay**depth for depth in range(layers + 1, -1, -1)]
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    lr: float,
+    weight_decay: float,
+    layers: int,
+    layer_decay: float = 1.0,
+    head_lr: float | None = None,
+) -> list[dict[str, Any]]:
+    """The parameters that learn, grouped by rate and decay; a list that `build` and `AdamW` take.
+
+    Names are `encoder.embeddings.*`, `encoder.layers.N.*` (N from 0) and `encoder.pooler.*`; the pooler and
+    everything outside the encoder learn at the head's rate (`head_lr`, or `lr`), the rest by `layer_rates`.
+    Whatever has fewer than two dimensions (biases, LayerNorm weights, single vectors and numbers) is never
+    decayed. Parameters with `requires_grad=False` are left out.
+
+    A group has `params`, `name` (the floors that share its rate, such as `layers.3`, `embeddings..heads` or
+    `heads, no decay`), `lr`, `base_lr` (the rate before any schedule) and `weight_decay`. Groups go from the
+    ground up, decayed before spared; inside a group the parameters keep their order. Floors next to each
+    other with one rate share their groups: an optimiser is faster with few. ValueError for a part of the
+    encoder that has no place here, a layer beyond `layers`, or when nothing is left to learn.
+    """
+    rates = layer_rates(lr, layer_decay, layers)
+    if head_lr is not None:
+        rates[-1] = head_lr
+    floors = ["embeddings", *(f"layers.{layer}" for layer in range(layers)), "heads"]
+    inhabitants: list[list[nn.Parameter]] = [[] for _ in floors]
+    for name, parameter in named_parameters:
+        floor = _floor(name, layers)
+        if parameter.requires_grad:
+            inhabitants[floor].append(parameter)
+
+    groups = []
+    for rate, run in groupby(range(len(floors)), key=rates.__getitem__):
+        stretch = list(run)
+        sharing = [parameter for floor in stretch for parameter in inhabitants[floor]]
+        place = "..".join(dict.fromkeys((floors[stretch[0]], floors[stretch[-1]])))
+        for decay in dict.fromkeys((weight_decay, 0.0)):
+            params = [p for p in sharing if decay == (weight_decay if p.dim() > 1 else 0.0)]
+            title = place if decay == weight_decay else f"{place}, no decay"
+            if params:
+                groups.append(
+                    {"params": params, "name": title, "lr": rate, "base_lr": rate, "weight_decay": decay}
+                )
+    if not groups:
+        raise ValueError("nothing to learn: no parameter requires a gradient")
+    return groups
+
+
+_PLACE = re.compile(r"encoder\.(?:(?P<part>embeddings|pooler)|layers\.(?P<layer>\d+))\.")
+
+
+def _floor(name: str, layers: int) -> int:
+    """Where the rate of the parameter `name` stands in `layer_rates`."""
+    if not name.startswith("encoder."):
+        return layers + 1
+    place = _PLACE.match(name)
+    if place is None:
+        raise ValueError(f"{name!r} belongs to neither the embeddings, a layer nor the pooler of the encoder")
+    if place["layer"] is None:
+        return 0 if place["part"] == "embeddings" else layers + 1
+    if int(place["layer"]) >= layers:
+        raise ValueError(f"{name!r} is beyond the encoder's {layers} layers")
+    return int(place["layer"]) + 1
+
+
+# --- rates over time -------------------------------------------------------------------------------------
+
+
+def warmup_linear(step: int, total: int, warmup: float) -> float:
+    """The factor of the rate at `step` (from 0) of `total`: up from 0 to 1, then in a straight line to 0.
+
+    `warmup` is a number of steps, or below 1 a share of `total`, rounded up to whole steps. The first step
+    of a warm-up has the factor 0; past the end it stays 0. ValueError for negative numbers, or for a number
+    of steps that is not whole.
+    """
+    rising, length = _span(step, total, warmup)
+    return step / rising if step < rising else max(0.0, (total - step) / length)
+
+
+def warmup_cosine(step: int, total: int, warmup: float) -> float:
+    """As `warmup_linear`, but down along half a cosine; past the end it stays 0."""
+    rising, length = _span(step, total, warmup)
+    if step < rising:
+        return step / rising
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rising) / length)))
+
+
+def warmup_constant(step: int, total: int, warmup: float) -> float:
+    """As `warmup_linear`, but it stays 1 after the warm-up, past the end too."""
+    rising, _ = _span(step, total, warmup)
+    return step / rising if step < rising else 1.0
+
+
+def _span(step: int, total: int, warmup: float) -> tuple[int, int]:
+    """The steps of the warm-up, and the steps after it (at least 1, for it is divided by)."""
+    if step < 0 or total < 0 or not warmup >= 0:
+        raise ValueError(f"steps count from 0, found step {step}, total {total}, warmup {warmup}")
+    if warmup >= 1 and warmup != int(warmup):
+        raise ValueError(f"'warmup' expects whole steps or a share below 1, found {warmup!r}")
+    rising = int(warmup) if warmup >= 1 else math.ceil(total * warmup)
+    return rising, max(1, total - rising)
+
+
+DECAYS: dict[str, Callable[[int, int, float], float]] = {
+    "constant": warmup_constant,
+    "cosine": warmup_cosine,
+    "linear": warmup_linear,
+}
+"""Name in a recipe (`schedule.decay`) → factor(step, total, warmup) of the rate."""

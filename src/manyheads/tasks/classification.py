@@ -1,0 +1,185 @@
+"""The kind `classification`: one of several labels for a text or a pair.
+
+Knows label names, logits and probabilities. Must not know data files, recipes or the loop.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, final
+
+import torch
+from pydantic import field_validator, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyheads.errors import nearest, shown
+from manyheads.formulas import metrics
+from manyheads.tasks.head import Head
+from manyheads.tasks.heads.linear import LinearHead
+from manyheads.tasks.kind import Kind, Prediction
+from manyheads.tasks.texts import TextSettings
+
+__all__ = ["Classification", "ClassificationSettings"]
+
+_MOST_LABELS = 1000  # more names than this are almost surely a column of texts or ids taken for labels
+
+
+class ClassificationSettings(TextSettings):
+    """Settings of `kind: classification`."""
+
+    kind: Literal["classification"] = "classification"
+    """Which kind of task this is."""
+    labels: tuple[str, ...] | None = None
+    """The label names in their order; default: those of the training rows, sorted."""
+    head: Literal["linear"] = "linear"
+    """The head over the pooled vector(s)."""
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    """`binary_cross_entropy`: one output through a sigmoid, for tasks with two labels."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        # YAML reads [0, 1] as numbers and [true, false] as booleans; a label is always a name.
+        if isinstance(value, list | tuple):
+            return tuple(_name(item) for item in value)
+        return value
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if self.labels is not None:
+            if len(self.labels) < 2:
+                raise ValueError(f"'labels' expects two or more names, found {len(self.labels)}")
+            twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
+            if twice:
+                raise ValueError(f"'labels' names {', '.join(map(repr, twice))} twice")
+            if self.loss == "binary_cross_entropy" and len(self.labels) != 2:
+                raise ValueError("'loss: binary_cross_entropy' expects two labels")
+        return self
+
+
+@final
+class Classification(Kind):
+    """A label for a text or a pair; measures accuracy (first), macro-F1 and, for two labels, F1 and Matthews."""
+
+    Settings = ClassificationSettings
+
+    def __init__(self, settings: ClassificationSettings, facts: Mapping[str, Any] | None = None) -> None:
+        self.settings = settings
+        self.labels: tuple[str, ...] = tuple((facts or {}).get("labels") or settings.labels or ())
+        self._number = {name: number for number, name in enumerate(self.labels)}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.settings.columns
+
+    @property
+    def target_column(self) -> str:
+        return self.settings.label
+
+    @property
+    def sequences_per_example(self) -> int:
+        return 2 if self.settings.apart else 1
+
+    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        return self.settings.sequences(texts)
+
+    def learn(self, values: Sequence[object]) -> None:
+        if self.labels:
+            return
+        names = {_name(value) for value in values}
+        if all(_whole_number(name) is not None for name in names):
+            names = {str(_whole_number(name)) for name in names}
+            found = tuple(sorted(names, key=int))
+        else:
+            found = tuple(sorted(names))
+        if len(found) < 2:
+            raise ValueError(f"expected two or more labels, found only {', '.join(map(shown, found))}")
+        if len(found) > _MOST_LABELS:
+            raise ValueError(f"expected labels, found {len(found)} different values such as {shown(found[0])}")
+        if self.settings.loss == "binary_cross_entropy" and len(found) != 2:
+            raise ValueError(f"'loss: binary_cross_entropy' expects two labels, found {len(found)}")
+        self.labels = found
+        self._number = {name: number for number, name in enumerate(found)}
+
+    def facts(self) -> dict[str, Any]:
+        return {"labels": list(self.labels)}
+
+    def target(self, value: object) -> float:
+        name = _name(value)
+        number = self._number.get(name)
+        if number is None:  # data sets write the label 1 as "1.0" (a column of floats) or " 1"
+            whole = _whole_number(name)
+            number = self._number.get(name.strip() if whole is None else str(whole))
+        if number is None:
+            known = ", ".join(self.labels[:12]) + (", …" if len(self.labels) > 12 else "")
+            raise ValueError(f"found {shown(value)}, expected one of {known}{nearest(name, self.labels)}")
+        return float(number)
+
+    def build_head(self, hidden: int, dropout: float) -> Head:
+        return LinearHead(
+            hidden,
+            1 if self._binary else len(self.labels),
+            pooling=self.settings.pooling or "pooled",
+            features=self.settings.linear_features,
+            dropout=dropout if self.settings.dropout is None else self.settings.dropout,
+        )
+
+    @property
+    def _binary(self) -> bool:
+        return self.settings.loss == "binary_cross_entropy"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy of logits [B, labels] (binary: [B, 1]) with label numbers [B] or probabilities [B, labels]."""
+        if self._binary:
+            second = targets[:, 1] if targets.ndim == 2 else targets
+            return F.binary_cross_entropy_with_logits(outputs[:, 0], second.to(outputs.dtype))
+        soft = targets.ndim == 2
+        return F.cross_entropy(outputs, targets.to(outputs.dtype) if soft else targets.long())
+
+    def distance(self, p: Tensor, q: Tensor) -> Tensor:
+        """KL(P‖Q) + KL(Q‖P) of the two distributions (Jiang et al. 2020, equation 3)."""
+        left, right = self._log_probabilities(p), self._log_probabilities(q)
+        return ((left.exp() - right.exp()) * (left - right)).sum(1).mean()
+
+    def predictions(self, outputs: Tensor) -> list[Prediction]:
+        probabilities = self._log_probabilities(outputs.double()).exp().tolist()
+        return [
+            Prediction(label=self.labels[best], score=row[best], probabilities=dict(zip(self.labels, row, strict=True)))
+            for row in probabilities
+            for best in [max(range(len(row)), key=row.__getitem__)]
+        ]
+
+    def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        gold = targets.long().tolist()
+        guess = self._log_probabilities(outputs).argmax(1).tolist()
+        found = {
+            "accuracy": metrics.accuracy(gold, guess),
+            "macro_f1": metrics.macro_f1(gold, guess),
+        }
+        if len(self.labels) == 2:
+            found["f1"] = metrics.f1(gold, guess, positive=1)
+            found["matthews"] = metrics.matthews(gold, guess)
+        return found | {"loss": float(self.loss(outputs, targets))}
+
+    def goodness(self, first_measure: float) -> float:
+        return 0.0 if math.isnan(first_measure) else first_measure
+
+    def _log_probabilities(self, outputs: Tensor) -> Tensor:
+        """[B, labels]"""
+        if self._binary:
+            return torch.cat([F.logsigmoid(-outputs), F.logsigmoid(outputs)], dim=1)
+        return outputs.log_softmax(1)
+
+
+def _name(value: object) -> str:
+    """A label as text; booleans as JSON and YAML write them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _whole_number(name: str) -> int | None:
+    """The whole number that a label such as "1", "1.0" or " 1" writes, or None."""
+    try:
+        number = float(name)
+    except ValueError:
+        return None
+    return int(number) if math.isfinite(number) and number == int(number) else None

@@ -1,0 +1,150 @@
+"""The kind `regression`: a number for a text or a pair.
+
+Knows values, ranges and outputs. Must not know data files, recipes or the loop.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, final
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyheads.errors import shown
+from manyheads.formulas import metrics
+from manyheads.tasks.head import Head
+from manyheads.tasks.heads.cosine import CosineHead
+from manyheads.tasks.heads.linear import LinearHead
+from manyheads.tasks.kind import Kind, Prediction
+from manyheads.tasks.texts import TextSettings
+
+__all__ = ["Regression", "RegressionSettings"]
+
+
+class RegressionSettings(TextSettings):
+    """Settings of `kind: regression`."""
+
+    kind: Literal["regression"] = "regression"
+    """Which kind of task this is."""
+    range: tuple[float, float] | None = None
+    """Least and greatest value; needed by `head: cosine` and `output: sigmoid`. Values outside are errors."""
+    head: Literal["linear", "cosine"] = "linear"
+    """`linear`: a layer over the pooled vector(s); `cosine`: the cosine of the two vectors, scaled to the range."""
+    output: Literal["identity", "sigmoid"] = "identity"
+    """For `head: linear`: the layer's number as it is, or through a sigmoid scaled to the range."""
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> Self:
+        if self.range is not None and not (
+            all(map(math.isfinite, self.range)) and self.range[0] < self.range[1]
+        ):
+            raise ValueError(f"'range' expects [least, greatest], found {list(self.range)}")
+        if self.head == "cosine":
+            if self.encode != "siamese":
+                raise ValueError("'head: cosine' needs 'encode: siamese'")
+            if self.features is not None or self.dropout is not None:
+                raise ValueError("'features' and 'dropout' belong to 'head: linear'")
+            if self.output != "identity":
+                raise ValueError("'output' belongs to 'head: linear'")
+        if self.range is None and (self.head == "cosine" or self.output == "sigmoid"):
+            raise ValueError("'head: cosine' and 'output: sigmoid' need 'range: [least, greatest]'")
+        return self
+
+
+@final
+class Regression(Kind):
+    """A number for a text or a pair; measures Pearson (first), Spearman and the mean squared error.
+
+    The loss is the squared error in the units of the data, as in the sentence-similarity model of the CS 224N project
+    (cosine scaled to 0–5).
+    """
+
+    Settings = RegressionSettings
+
+    def __init__(self, settings: RegressionSettings, facts: Mapping[str, Any] | None = None) -> None:
+        self.settings = settings
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.settings.columns
+
+    @property
+    def target_column(self) -> str:
+        return self.settings.label
+
+    @property
+    def sequences_per_example(self) -> int:
+        return 2 if self.settings.apart else 1
+
+    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        return self.settings.sequences(texts)
+
+    def learn(self, values: Sequence[object]) -> None:
+        """Nothing is left open: the range is part of the settings."""
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def target(self, value: object) -> float:
+        wanted = "a number"
+        if self.settings.range is not None:
+            wanted += " from {:g} to {:g}".format(*self.settings.range)
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ValueError(f"found {shown(value)}, expected {wanted}") from None
+        least, greatest = self.settings.range or (-math.inf, math.inf)
+        if isinstance(value, bool) or not math.isfinite(number) or not least <= number <= greatest:
+            raise ValueError(f"found {shown(value)}, expected {wanted}")
+        return number
+
+    def build_head(self, hidden: int, dropout: float) -> Head:
+        if self.settings.head == "cosine":
+            return CosineHead(pooling=self.settings.pooling or "mean")
+        return LinearHead(
+            hidden,
+            1,
+            pooling=self.settings.pooling or "pooled",
+            features=self.settings.linear_features,
+            dropout=dropout if self.settings.dropout is None else self.settings.dropout,
+        )
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Head outputs [B, 1] as values [B] in the units of the data (not yet clipped to the range)."""
+        plain = outputs[:, 0]
+        if self.settings.head == "cosine" or self.settings.output == "sigmoid":
+            least, greatest = self.settings.range or (0.0, 1.0)
+            share = torch.sigmoid(plain) if self.settings.output == "sigmoid" else plain
+            return least + (greatest - least) * share
+        return plain
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error of values against targets [B]."""
+        return F.mse_loss(self.values(outputs), targets.to(outputs.dtype))
+
+    def distance(self, p: Tensor, q: Tensor) -> Tensor:
+        """(p − q)², mean over examples (Jiang et al. 2020, section 3.1, for regression)."""
+        return F.mse_loss(self.values(p), self.values(q))
+
+    def predictions(self, outputs: Tensor) -> list[Prediction]:
+        """Values are clipped to the range, where there is one."""
+        return [Prediction(value=value) for value in self._clipped(outputs.double()).tolist()]
+
+    def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        values, gold = self._clipped(outputs), targets.tolist()
+        return {
+            "pearson": metrics.pearson(gold, values.tolist()),
+            "spearman": metrics.spearman(gold, values.tolist()),
+            "mse": float(F.mse_loss(values, targets.to(values.dtype))),
+            "loss": float(self.loss(outputs, targets)),
+        }
+
+    def goodness(self, first_measure: float) -> float:
+        """(1 + r) / 2 of Pearson's r, which runs from −1 to 1."""
+        return 0.0 if math.isnan(first_measure) else (1 + first_measure) / 2
+
+    def _clipped(self, outputs: Tensor) -> Tensor:
+        values = self.values(outputs)
+        return values if self.settings.range is None else values.clamp(*self.settings.range)

@@ -1,0 +1,71 @@
+"""What the kinds that read one text or two share: which columns, how a pair is encoded, which vectors a head sees.
+
+Knows rows as mappings and pooled vectors by name. Must not know losses, files or the loop.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from manyheads.tasks.heads.linear import Feature
+from manyheads.tasks.heads.pooling import Pooling
+from manyheads.tasks.kind import KindSettings
+
+__all__ = ["TextSettings"]
+
+
+class TextSettings(KindSettings):
+    """One text, or a pair packed in one sequence, or a pair encoded apart."""
+
+    text: str | None = None
+    """The column with the text, for a task on single texts."""
+    pair: tuple[str, str] | None = None
+    """The two columns with the texts, for a task on pairs."""
+    label: str = "label"
+    """The column with what is to be predicted."""
+    encode: Literal["cross", "siamese"] = "cross"
+    """How a pair is read: `cross` packs both texts in one sequence, `siamese` encodes them apart."""
+    features: tuple[Feature, ...] | None = None
+    """For `siamese` with a linear head: what of the vectors u and v the head sees; default u, v, absdiff."""
+    pooling: Pooling | None = None
+    """The vector of a text: `pooled` (the encoder's tanh pooler, the default), `cls` (the first token's
+    last state) or `mean` (over the tokens; the default of the cosine head)."""
+    dropout: float | None = None
+    """Share of the head's input that is dropped while training; default: the encoder's dropout."""
+
+    @model_validator(mode="after")
+    def _one_text_or_a_pair(self) -> Self:
+        if (self.text is None) == (self.pair is None):
+            raise ValueError("expected either 'text: COLUMN' or 'pair: [COLUMN, COLUMN]'")
+        if self.pair is None and self.encode == "siamese":
+            raise ValueError("'encode: siamese' needs a pair, but the task has 'text'")
+        if self.features is not None:
+            if self.encode != "siamese":
+                raise ValueError("'features' belong to 'encode: siamese'")
+            if not self.features or len(set(self.features)) != len(self.features):
+                raise ValueError("'features' expects one or more of u, v, absdiff, product, each once")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"'dropout' expects a share from 0 up to 1, found {self.dropout}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the texts, one or two."""
+        return (self.text,) if self.pair is None else self.pair  # type: ignore[return-value]
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two texts of a pair are encoded apart."""
+        return self.encode == "siamese"
+
+    @property
+    def linear_features(self) -> tuple[Feature, ...] | None:
+        """What a linear head sees of u and v, or None where there is one sequence an example."""
+        if not self.apart:
+            return None
+        return self.features or ("u", "v", "absdiff")
+
+    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """The sequences of one example: ((a,),) · ((a, b),) packed · ((a,), (b,)) apart."""
+        return tuple((text,) for text in texts) if self.apart else (tuple(texts),)
