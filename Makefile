@@ -50,6 +50,7 @@ lint: $(INSTALLED)
 check: lint test docs
 
 docs: $(DOCS)
+	@rm -rf docs/reference
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

@@ -17,8 +17,6 @@ html_theme = "furo"
 html_title = f"manyheads {__version__}"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# A folder of pages may still be empty; the index takes up whatever comes.
-suppress_warnings = ["toc.empty_glob"]
 
 # One page a module, written anew at each build: a module cannot be forgotten.
 apidoc_modules = [
@@ -57,9 +55,17 @@ def plain(app: Sphinx, what: str, name: str, obj: object, options: object, lines
     lines[:] = told
 
 
+def at_home(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """What a package only hands on is described where it is written: each name has one place."""
+    home = getattr(obj, "__module__", None)
+    here = app.env.current_document.autodoc_module
+    return True if what == "module" and home and here and home != here else None
+
+
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", plain)
+    app.connect("autodoc-skip-member", at_home)

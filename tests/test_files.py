@@ -5,6 +5,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,13 @@ from manyheads.files import finite, replacing, reporting, write_json, write_text
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def fill(path: Path, text: str, error: BaseException | None = None) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text)
+        if error is not None:
+            raise error
 
 
 def test_replaces_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -32,18 +40,26 @@ def test_replaces_when_the_block_ends_well(tmp_path: Path) -> None:
 def test_leaves_the_old_file_and_nothing_else_on_any_exception(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(type(error)), replacing(path) as beside:
-        beside.write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        fill(path, "half", error)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
 
 def test_reaches_the_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b)))
+
+    def noted(name: str) -> None:
+        original = getattr(os, name)
+
+        def call(*args: Any) -> Any:
+            order.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(os, name, call)
+
+    noted("fsync")
+    noted("replace")
     write_text(tmp_path / "a.txt", "x")
     assert order[:2] == ["fsync", "replace"]
 
@@ -82,9 +98,9 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_a_work_error(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    with pytest.raises(WorkError, match=r"a\.txt: the disk is full"), replacing(path) as beside:
-        beside.symlink_to("/dev/full")
-        beside.write_text("x")
+    path.with_name(f".a.txt.part-{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(WorkError, match=r"a\.txt: the disk is full"):
+        fill(path, "x")
     assert names(tmp_path) == []
 
 

@@ -124,7 +124,9 @@ class Model:
         while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
             yield from self._predict_chunk([chosen], chunk)[chosen.name]
 
-    def analyze(self, texts: Iterable[str], tasks: Sequence[str] | None = None) -> list[dict[str, Prediction]]:
+    def analyze(
+        self, texts: Iterable[str], tasks: Sequence[str] | None = None
+    ) -> list[dict[str, Prediction]]:
         """Every head that reads a single text, on each text, in one encoder pass: {task: prediction} a text.
 
         Only texts that a task must cut shorter than the others are read again for it. Raises InputError where
@@ -169,7 +171,9 @@ class Model:
             found.append(outputs[0].numpy().astype(np.float32))
             if dropped is not None:
                 dropped.extend(cut.tolist())
-        return np.concatenate(found) if found else np.empty((0, self.network.encoder.shape.hidden), np.float32)
+        return (
+            np.concatenate(found) if found else np.empty((0, self.network.encoder.shape.hidden), np.float32)
+        )
 
     def save(self, folder: Path) -> None:
         """Write the model's folder: encoder and tokenizer as transformers reads them, and the heads."""
@@ -181,7 +185,9 @@ class Model:
             "tokenizer": self.tokenizer.fingerprint,
             "tasks": {
                 task.name: {
-                    "kind": task.kind.settings.model_dump(mode="json"),
+                    "kind": task.kind.settings.model_dump(
+                        mode="json", include=set(task.kind.Settings.model_fields)
+                    ),
                     "facts": task.kind.facts(),
                     "max_length": task.max_length,
                 }
@@ -215,7 +221,9 @@ class Model:
             for name, parameter in network.named_head_parameters():
                 if name not in weights or weights[name].shape != parameter.shape:
                     found = f"shape {list(weights[name].shape)}" if name in weights else "nothing"
-                    raise InputError(f"{name}: expected shape {list(parameter.shape)}, found {found}", file=weights_path)
+                    raise InputError(
+                        f"{name}: expected shape {list(parameter.shape)}, found {found}", file=weights_path
+                    )
                 parameter.copy_(weights[name])
         return cls(network, tokenizer, tasks, precision)
 
@@ -298,14 +306,20 @@ class Model:
         for begin, end in batches:
             which = (order[begin:end, None] * k + np.arange(k)).ravel()
             lengths = flat.lengths[which].astype(np.int64)
-            places = np.repeat(starts[which] - (np.cumsum(lengths) - lengths), lengths) + np.arange(int(lengths.sum()))
+            places = np.repeat(starts[which] - (np.cumsum(lengths) - lengths), lengths) + np.arange(
+                int(lengths.sum())
+            )
             ragged = Ragged.of_flat(
                 flat.ids[places].astype(np.int64), flat.segments[places].astype(np.int64), lengths
             ).to(self.device)
             parts.append([output.cpu() for output in read(self.network.encoder.encode(ragged))])
         back = torch.from_numpy(np.argsort(order, kind="stable"))
         joined = [torch.cat(one)[back] for one in zip(*parts, strict=True)]
-        return [one.float() if one.dtype is torch.bfloat16 else one for one in joined], flat.dropped, flat.lengths
+        return (
+            [one.float() if one.dtype is torch.bfloat16 else one for one in joined],
+            flat.dropped,
+            flat.lengths,
+        )
 
 
 def ragged_batches(
@@ -355,6 +369,10 @@ def _read_heads(path: Path) -> dict[str, Any]:
 def _task(name: str, told: Any, path: Path) -> Task:
     try:
         kind = KINDS[told["kind"]["kind"]]
-        return Task(name, kind(kind.Settings.model_validate(told["kind"]), told["facts"]), int(told["max_length"]))
+        return Task(
+            name, kind(kind.Settings.model_validate(told["kind"]), told["facts"]), int(told["max_length"])
+        )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise InputError(f"task {name!r} is not described as expected ({type(error).__name__})", file=path) from None
+        raise InputError(
+            f"task {name!r} is not described as expected ({type(error).__name__})", file=path
+        ) from None

@@ -18,7 +18,7 @@ Scores = dict[str, dict[str, dict[str, float]]]
 
 
 class Run:
-    """A folder with `recipe.yaml`, `scores.json`, `model/`, `checkpoints/`, `predictions/`, `tensorboard/`, `log.jsonl`."""
+    """A run's folder: `recipe.yaml`, `scores.json`, `model/`, `checkpoints/`, `predictions/`, `log.jsonl` …"""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

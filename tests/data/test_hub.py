@@ -80,13 +80,18 @@ def test_a_missing_split(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_rows(folder: Path) -> None:
-    with pytest.raises(InputError, match="no rows"):
+def test_no_rows(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be loaded: .* no data"):
         read_hub(str(folder), split="train[:0]")
+    nothing = datasets.Dataset.from_dict({"text": []}, datasets.Features({"text": datasets.Value("string")}))
+    (tmp_path / "bare").mkdir()
+    nothing.to_parquet(tmp_path / "bare" / "train.parquet")
+    with pytest.raises(InputError, match=r"cannot be loaded: .* no data"):
+        read_hub(str(tmp_path / "bare"), split="train")
 
 
 def test_an_unknown_configuration(folder: Path) -> None:
-    with pytest.raises(InputError, match="cannot be loaded: .*sst"):
+    with pytest.raises(InputError, match=r"cannot be loaded: .*sst"):
         read_hub(str(folder), split="train", name="sst")
 
 
@@ -101,7 +106,7 @@ def test_no_network_is_no_fault_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -
         raise ConnectionError("Couldn't reach 'some/set'\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(WorkError, match="some/set.*the hub cannot be reached: Couldn't reach 'some/set'$"):
+    with pytest.raises(WorkError, match=r"some/set.*the hub cannot be reached: Couldn't reach 'some/set'$"):
         read_hub("some/set", split="train")
 
 

@@ -253,7 +253,9 @@ def test_encodings(write: Write, encoding: str) -> None:
 def test_what_the_csv_module_writes_is_read_back(rows: list[tuple[str, str]], end: str, piece: int) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([("a", "b"), *rows])
-    source = Trickle(text.getvalue().encode(), piece)  # every boundary falls inside something once
+    source = cast(
+        BinaryIO, Trickle(text.getvalue().encode(), piece)
+    )  # every boundary falls inside something once
     assert [tuple(row.values.values()) for row in read_rows(source, Dialect(format="csv"))] == rows
 
 
@@ -373,14 +375,29 @@ def test_parquet_from_a_stream(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_pipe_arrive_before_its_end() -> None:
-    reading, writing = os.pipe()
-    with open(reading, "rb") as source, open(writing, "wb", buffering=0) as pipe:
-        pipe.write(b"a,b\n1,2\n3,4\n")
-        rows = read_rows(source)
+    asked = []
+
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.pieces = iter([b"a,b\n1,2\n3,4\n", b"5,6\n", b""])
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            asked.append(len(buffer))
+            piece = next(self.pieces)
+            buffer[: len(piece)] = piece
+            return len(piece)
+
+    for source in (Pipe(), io.BufferedReader(Pipe())):
+        asked.clear()
+        rows = read_rows(cast(BinaryIO, source))
         assert next(rows).values == {"a": "1", "b": "2"}
         assert next(rows).values == {"a": "3", "b": "4"}
-        pipe.write(b"5,6\n")
+        assert len(asked) == 1  # a second time would have waited for what is not there yet
         assert next(rows).values == {"a": "5", "b": "6"}
+        assert len(asked) == 2
 
 
 @pytest.mark.parametrize("format", ["csv", "tsv", "jsonl"])

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -27,11 +27,23 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 )
 
 
-def written(columns: list[str], rows: list[dict[str, Any]], format: str) -> bytes:
-    stream = io.BytesIO()
-    with open_writer(stream, columns, format) as writer:
+def write_all(
+    target: Path | BinaryIO,
+    rows: Iterable[dict[str, Any]],
+    columns: Sequence[str] = ("a",),
+    format: str | None = None,
+    error: BaseException | None = None,
+) -> None:
+    with open_writer(target, columns, format) as writer:
         for row in rows:
             writer.write(row)
+        if error is not None:
+            raise error
+
+
+def written(columns: list[str], rows: list[dict[str, Any]], format: str) -> bytes:
+    stream = io.BytesIO()
+    write_all(stream, rows, columns, format)
     return stream.getvalue()
 
 
@@ -162,12 +174,8 @@ def test_json_rows_need_not_be_alike_and_others_must(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in written(["a"], rows, "jsonl").splitlines()]
     assert lines == [{"a": 1}, {"a": 2, "c": 3}, {"a": None, "c": 4}]
     path = tmp_path / "a.csv"
-    with (
-        pytest.raises(InputError, match=r"a\.csv, row 2, column 'c': the first row lacks"),
-        open_writer(path, ["a"]) as writer,
-    ):
-        for row in rows:
-            writer.write(row)
+    with pytest.raises(InputError, match=r"a\.csv, row 2, column 'c': the first row lacks"):
+        write_all(path, rows)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,22 +195,16 @@ def test_parquet_of_mixed_types_names_row_and_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, expected: str
 ) -> None:
     monkeypatch.setattr("manyheads.data.write._ROW_GROUP", group)
-    with (
-        pytest.raises(InputError, match=rf"row 4, column 'n': found 'x', expected {expected} "),
-        open_writer(tmp_path / "a.parquet", ["n"]) as writer,
-    ):
-        for value in (1, 2, 3, "x", 5):
-            writer.write({"n": value})
+    with pytest.raises(InputError, match=rf"row 4, column 'a': found 'x', expected {expected} "):
+        write_all(tmp_path / "a.parquet", [{"a": value} for value in (1, 2, 3, "x", 5)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_half_a_parquet_stream_does_not_look_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manyheads.data.write._ROW_GROUP", 2)
     stream = io.BytesIO()
-    with pytest.raises(RuntimeError), open_writer(stream, ["n"], "parquet") as writer:
-        for value in range(5):
-            writer.write({"n": value})
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_all(stream, [{"a": value} for value in range(5)], format="parquet", error=RuntimeError())
     assert stream.getvalue().startswith(b"PAR1")
     assert not stream.getvalue().endswith(b"PAR1")
 
@@ -235,9 +237,8 @@ def test_an_exception_leaves_the_old_file_alone(
 ) -> None:
     path = tmp_path / name
     path.write_text("old")
-    with pytest.raises(error), open_writer(path, ["a"]) as writer:
-        writer.write({"a": "x"})
-        raise error
+    with pytest.raises(error):
+        write_all(path, [{"a": "x"}], error=error())
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
@@ -245,12 +246,8 @@ def test_an_exception_leaves_the_old_file_alone(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("format", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_full_device(format: str) -> None:
-    with (
-        pytest.raises(WorkError, match="/dev/full: the disk is full"),
-        open_writer(Path("/dev/full"), ["a"], format) as writer,
-    ):
-        for _ in range(100):
-            writer.write({"a": "x" * 1000})
+    with pytest.raises(WorkError, match="/dev/full: the disk is full"):
+        write_all(Path("/dev/full"), [{"a": "x" * 1000}] * 100, format=format)
     assert not Path("/dev/full").is_file()
 
 
@@ -279,18 +276,14 @@ def small_files() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.csv.gz"])
 def test_a_file_that_cannot_grow_is_removed(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0)
-    with (
-        pytest.raises(WorkError, match=rf"{name}: cannot be written: File too large"),
-        open_writer(tmp_path / name, ["a"]) as writer,
-    ):
-        for _ in range(300):
-            writer.write({"a": noise.bytes(1000).hex()})
+    with pytest.raises(WorkError, match=rf"{name}: cannot be written: File too large"):
+        write_all(tmp_path / name, [{"a": noise.bytes(1000).hex()} for _ in range(300)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_folder_and_a_folder(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match="the folder '.*none' does not exist"),
+        pytest.raises(InputError, match=r"the folder '.*none' does not exist"),
         open_writer(tmp_path / "none" / "a.csv", ["a"]),
     ):
         pass
@@ -319,7 +312,7 @@ def test_an_unknown_ending(tmp_path: Path, name: str) -> None:
 
 def test_an_unknown_format() -> None:
     with (
-        pytest.raises(InputError, match="unknown output format 'josnl'.* did you mean 'jsonl'"),
+        pytest.raises(InputError, match=r"unknown output format 'josnl'.* did you mean 'jsonl'"),
         open_writer(cast(BinaryIO, io.BytesIO()), ["a"], "josnl"),
     ):
         pass

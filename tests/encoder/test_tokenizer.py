@@ -542,8 +542,12 @@ def test_baked_cut_and_padding_are_left_out(saved: Saved) -> None:
             "direction": "Right",
         }
         content["padding"] = {
-            **{"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None},
-            **{"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+            "strategy": {"Fixed": 8},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "[PAD]",
         }
 
     tokenizer = Tokenizer.from_pretrained(saved(bake))
@@ -652,6 +656,11 @@ def set_in(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (set_in("post_processor", "pair", to=[]), "post_processor does not build [CLS] a [SEP] b [SEP]"),
         (set_in("model", "vocab", "the", to=9999), "model.vocab does not number its tokens"),
         (set_in("model", "vocab", "the", to="x"), "model.vocab does not number its tokens"),
+        (set_in("model", "vocab", "the", to=[1]), "model.vocab does not number its tokens"),
+        (
+            set_in("normalizer", "strip_accents", to="no"),
+            "normalizer.strip_accents is 'no', expected true or",
+        ),
         (set_in("model", "vocab", to=[]), "model.vocab does not number its tokens"),
         (set_in("model", "vocab", to={}), "the vocabulary is empty"),
         (set_in("model", "vocab", to={"[PAD]": 0}), "the vocabulary lacks [UNK], [CLS], [SEP], [MASK]"),

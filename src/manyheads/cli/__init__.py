@@ -5,6 +5,7 @@ Knows people: arguments, tables on screen, exit statuses. Must not know how anyt
 
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -33,8 +34,21 @@ COMMANDS: dict[str, Callable[..., None]] = {
 EPILOG = "Exit status: 0 done · 1 failed while working · 2 the input was wrong · 130 stopped by Ctrl-C."
 
 
+# Read by libgomp and by torch when they are loaded, so they are set before any command imports torch. What the
+# caller has set stays.
+ENVIRONMENT = {
+    # A thread that waits for another one spins only briefly: with libgomp's default, one more busy process on
+    # a small machine makes a training step many times slower.
+    "GOMP_SPINCOUNT": "2000",
+    # Large tensors on huge pages: fewer page faults for gradients of the size of a vocabulary.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+
+
 def main() -> None:
     """Run the command line and leave with its exit status."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     app = typer.Typer(
         name="manyheads",
         help="One BERT encoder, many language-understanding heads.",
@@ -47,18 +61,23 @@ def main() -> None:
 
     @app.callback()
     def root(
-        version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+        version: bool = typer.Option(
+            False, "--version", help="Print the version and leave.", is_eager=True, callback=_version
+        ),
     ) -> None:
-        if version:
-            import manyheads
+        pass
 
-            typer.echo(manyheads.__version__)
-            raise typer.Exit
-
-    root.__doc__ = None
     for name, command in COMMANDS.items():
         app.command(name)(_guarded(command))
     app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from manyheads import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,7 +12,9 @@ from manyheads.cli.options import Attention, Device, Json, PrecisionOption, RunF
 def ask(
     run: RunFolder,
     text: Annotated[str, typer.Argument(help="A text.", show_default=False)],
-    text_b: Annotated[str | None, typer.Argument(help="The second text of a pair.", show_default=False)] = None,
+    text_b: Annotated[
+        str | None, typer.Argument(help="The second text of a pair.", show_default=False)
+    ] = None,
     task: Annotated[list[str] | None, typer.Option("--task", help="Only these tasks.")] = None,
     device: Device = "cpu",
     precision: PrecisionOption = None,

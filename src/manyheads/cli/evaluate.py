@@ -11,7 +11,8 @@ from manyheads.cli.options import Attention, Device, Json, Overrides, PrecisionO
 def evaluate(
     run: RunFolder,
     split: Annotated[
-        list[str] | None, typer.Option("--split", help="dev, test, train …; default: all labelled ones but train.")
+        list[str] | None,
+        typer.Option("--split", help="dev, test, train …; default: all labelled ones but train."),
     ] = None,
     overrides: Overrides = None,
     device: Device = "cpu",

@@ -17,7 +17,8 @@ Overrides = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="auto, float32, bf16 or float64; auto is bf16 where it is fast.")
+    str | None,
+    typer.Option("--precision", help="auto, float32, bf16 or float64; auto is bf16 where it is fast."),
 ]
 Attention = Annotated[str | None, typer.Option("--attention", help="The attention backend: torch.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]

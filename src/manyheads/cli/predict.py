@@ -19,19 +19,31 @@ ADDED = ("label", "score", "value", "truncated", "tokens_dropped")
 def predict(
     run: RunFolder,
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="csv, tsv, jsonl, json or parquet; - is standard input.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="INPUT", help="csv, tsv, jsonl, json or parquet; - is standard input.", show_default=False
+        ),
     ],
     task: Annotated[str, typer.Option("--task", help="Which task's head answers.", show_default=False)],
-    out: Annotated[str, typer.Option("--out", help="csv, tsv, jsonl or parquet; - is standard output.")] = "-",
-    text: Annotated[str | None, typer.Option("--text", help="The column with the text; default: the recipe's.")] = None,
+    out: Annotated[
+        str, typer.Option("--out", help="csv, tsv, jsonl or parquet; - is standard output.")
+    ] = "-",
+    text: Annotated[
+        str | None, typer.Option("--text", help="The column with the text; default: the recipe's.")
+    ] = None,
     pair: Annotated[
-        tuple[str, str] | None, typer.Option("--pair", help="The two columns of a pair; default: the recipe's.")
+        tuple[str, str] | None,
+        typer.Option("--pair", help="The two columns of a pair; default: the recipe's."),
     ] = None,
     read_as: Annotated[
-        str | None, typer.Option("--format", help="The input's format: csv, tsv, jsonl, json, parquet; default: by name.")
+        str | None,
+        typer.Option(
+            "--format", help="The input's format: csv, tsv, jsonl, json, parquet; default: by name."
+        ),
     ] = None,
     write_as: Annotated[
-        str | None, typer.Option("--out-format", help="The output's format; default: by name, csv for standard output.")
+        str | None,
+        typer.Option("--out-format", help="The output's format; default: by name, csv for standard output."),
     ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Add a column p:LABEL for each label.")
@@ -90,7 +102,12 @@ def predict(
     with (
         open_writer(sys.stdout.buffer if out == "-" else Path(out), list(first), format=write_as) as writer,
         Progress(
-            "labelled", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console, disable=quiet or not console.is_terminal
+            "labelled",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
         ) as progress,
     ):
         bar = progress.add_task("rows", total=None)

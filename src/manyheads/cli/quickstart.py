@@ -43,4 +43,4 @@ def quickstart(
         typer.echo("\n" + "  |  ".join(texts))
         found = model.analyze([texts[0]]) if len(texts) == 1 else model.analyze_pairs([texts])
         predictions_table(found[0])
-    typer.echo(f"\nask it yourself:  manyheads ask {out} \"your text\" [\"a second text\"]")
+    typer.echo(f'\nask it yourself:  manyheads ask {out} "your text" ["a second text"]')

@@ -14,7 +14,9 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder; default runs/NAME.")] = None,
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option("--seed", help="The recipe's seed.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")
+    ] = False,
     device: Device = "cpu",
     precision: PrecisionOption = None,
     attention: Attention = None,

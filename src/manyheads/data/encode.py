@@ -161,7 +161,16 @@ def encode_rows(
     sources = list(sources)
     names = [source for source, _ in sources]
     named = json.dumps(
-        [_LAYOUT, key, list(columns), target, sequences_per_example, max_length, tokenizer.fingerprint, blank_labels],
+        [
+            _LAYOUT,
+            key,
+            list(columns),
+            target,
+            sequences_per_example,
+            max_length,
+            tokenizer.fingerprint,
+            blank_labels,
+        ],
         sort_keys=True,
         default=str,
     )

@@ -4,7 +4,6 @@ Knows the library `datasets` and its features. Must not know what a column means
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +52,7 @@ def read_hub(path: str, *, split: str, name: str | None = None, need: Sequence[s
                 file=where,
             )
     named = {column: change for column, feature in found.features.items() if (change := _namer(feature))}
-    rows = _rows(found, named)
-    first = next(rows, None)
-    if first is None:
-        raise InputError("no rows", file=where)
-    return chain([first], rows)
+    return _rows(found, named)
 
 
 def _rows(found: Any, named: dict[str, Callable[[Any], Any]]) -> Iterator[Row]:

@@ -6,8 +6,8 @@ going on with k.
 
 Every task is an endless stream of its own rows: pass after pass, each pass a fresh permutation of all of
 them, drawn from (seed, task, number of the pass) alone. A stream is cut into batches in one of two ways.
-*Aligned*: each pass by itself, so that its last batch may be smaller and no row comes twice in a pass.
-*Spanning*: all batches equally large, so that one may run over the end of a pass into the next (the same
+Aligned: each pass by itself, so that its last batch may be smaller and no row comes twice in a pass.
+Spanning: all batches equally large, so that one may run over the end of a pass into the next (the same
 row can then stand in that batch twice, once from either pass). Either way, wherever one stops, any two rows
 of a task have been seen equally often or once apart.
 """
@@ -334,6 +334,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "proportional": Proportional,
     "sequential": Sequential,
 }
+"""The schedules by the name that a recipe gives them: to add one, write its class above and name it here."""
 
 
 def schedule(

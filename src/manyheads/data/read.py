@@ -103,7 +103,7 @@ class Dialect(BaseModel):
     @classmethod
     def _known_encoding(cls, value: str) -> str:
         try:
-            b"".decode(value)
+            b"x".decode(value, "ignore")
             codecs.getincrementaldecoder(value)
         except (LookupError, UnicodeError) as error:
             raise ValueError(f"found {shown(value)}, expected one such as utf-8 or latin-1") from error

@@ -175,7 +175,7 @@ class _Text(_Sink):
             '"' + field.replace('"', '""') + '"' if self.quoted.search(field) else field for field in fields
         )
         # The empty field of a single column would be an empty line, which readers skip.
-        self.stream.write(f"{line or '""'}\n".encode())
+        self.stream.write(((line or '""') + "\n").encode())
 
 
 @final

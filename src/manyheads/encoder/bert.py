@@ -6,7 +6,7 @@ Letters: B sequences, L length of the longest, T tokens of the batch end to end,
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,9 @@ class Shape:
     def __post_init__(self) -> None:
         for each in fields(self):
             if not getattr(self, each.name) > 0:
-                raise InputError(f"encoder size: {each.name} must be above 0, found {getattr(self, each.name)}")
+                raise InputError(
+                    f"encoder size: {each.name} must be above 0, found {getattr(self, each.name)}"
+                )
         if self.hidden % self.heads:
             raise InputError(
                 f"encoder size: hidden ({self.hidden}) must be a multiple of heads ({self.heads})"
@@ -64,13 +66,16 @@ class States:
     def mean(self) -> Tensor:
         """[B, H]: the mean over all tokens of each sequence, [CLS] and [SEP] included."""
         owners = self.ragged.sequence_of_token
-        total = self.tokens.new_zeros(len(self.ragged), self.tokens.shape[1]).index_add(0, owners, self.tokens)
+        total = self.tokens.new_zeros(len(self.ragged), self.tokens.shape[1]).index_add(
+            0, owners, self.tokens
+        )
         lengths = torch.from_numpy(self.ragged.lengths).to(total.device, total.dtype)
         return total / lengths[:, None]
 
     def pooled(self) -> Tensor:
         """[B, H]: tanh of a linear map of the first token's state."""
-        return self.pooler(self.first())
+        vectors: Tensor = self.pooler(self.first())
+        return vectors
 
     def of_sequences(self, begin: int, end: int) -> "States":
         """The states of sequences `begin` up to `end` alone."""
@@ -143,7 +148,8 @@ class Attention(nn.Module):
         if weights is not None:
             weights.append(attention_weights(qkv, ragged))
         mixed = self.backend(qkv, ragged, self.dropout if self.training else 0.0)
-        return self.norm(self.output(mixed.flatten(1)), x)
+        normed: Tensor = self.norm(self.output(mixed.flatten(1)), x)
+        return normed
 
 
 class FeedForward(nn.Module):
@@ -156,7 +162,8 @@ class FeedForward(nn.Module):
         self.norm = AddNorm(hidden, eps, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.down(gelu(self.up(x))), x)
+        normed: Tensor = self.norm(self.down(gelu(self.up(x))), x)
+        return normed
 
 
 class Layer(nn.Module):
@@ -170,7 +177,8 @@ class Layer(nn.Module):
         self.feedforward = FeedForward(hidden, intermediate, eps, dropout)
 
     def forward(self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None) -> Tensor:
-        return self.feedforward(self.attention(x, ragged, weights))
+        states: Tensor = self.feedforward(self.attention(x, ragged, weights))
+        return states
 
 
 class Pooler(nn.Module):
@@ -204,7 +212,9 @@ class Encoder(nn.Module):
         self.pooler = Pooler(shape.hidden)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, dropout: float = 0.1, attention_dropout: float | None = None) -> Self:
+    def from_pretrained(
+        cls, name: str | Path, dropout: float = 0.1, attention_dropout: float | None = None
+    ) -> Self:
         """The encoder of a Hugging Face BERT folder, a hub name, a run folder, or "minilm", in float32, eval mode.
 
         Raises InputError where the files are missing, damaged, or do not fit the config.
@@ -256,7 +266,7 @@ class Encoder(nn.Module):
         places = inputs_embeds[..., 0].detach().long() * 0 if input_ids is None else input_ids  # type: ignore[index]
         ragged = Ragged.of_padded(places, attention_mask, token_type_ids, position_ids)
         ragged.check(self.shape.vocabulary, self.shape.positions, self.shape.segments)
-        keep = kept(attention_mask, *places.shape, places.device)
+        keep = kept(attention_mask, places.shape[0], places.shape[1], places.device)
         weights: list[Tensor] | None = [] if output_attentions else None
         x = self.embeddings(ragged, None if inputs_embeds is None else inputs_embeds[keep])
         states = [x]

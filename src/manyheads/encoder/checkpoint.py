@@ -70,7 +70,9 @@ def read_shape(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError("no such file; a BERT folder has config.json beside its weights", file=path) from None
+        raise InputError(
+            "no such file; a BERT folder has config.json beside its weights", file=path
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"cannot be read as JSON ({error})", file=path) from None
     if not isinstance(config, dict):
@@ -108,7 +110,7 @@ def load(encoder: nn.Module, folder: Path) -> None:
     found, source = _all_tensors(folder)
     own = encoder.state_dict()
     layers = len(encoder.layers)  # type: ignore[arg-type]
-    beyond = [name for name in found if re.match(rf"encoder\.layer\.(\d+)\.", name) and _layer(name) >= layers]
+    beyond = [name for name in found if re.match(r"encoder\.layer\.(\d+)\.", name) and _layer(name) >= layers]
     if beyond:
         raise InputError(
             f"holds layer {max(map(_layer, beyond))}, but config.json says {layers} layers", file=source
@@ -131,7 +133,9 @@ def load(encoder: nn.Module, folder: Path) -> None:
                     file=source,
                 )
             if not tensor.is_floating_point():
-                raise InputError(f"{theirs}: expected floating point numbers, found {tensor.dtype}", file=source)
+                raise InputError(
+                    f"{theirs}: expected floating point numbers, found {tensor.dtype}", file=source
+                )
             target.copy_(tensor)
 
 
@@ -210,7 +214,9 @@ def _shards(index: Path) -> list[Path]:
         raise InputError(f"not an index of shards ({_line(error)})", file=index) from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"weight_map: expected names of files beside it, found {shown(name)}", file=index)
+            raise InputError(
+                f"weight_map: expected names of files beside it, found {shown(name)}", file=index
+            )
         if not (index.parent / name).is_file():
             raise InputError(f"the shard {name} is missing", file=index)
     return [index.parent / name for name in names]

@@ -79,7 +79,8 @@ class Linear(nn.Module):
     """y = x Wᵀ + b. x: [rows, inputs] → [rows, outputs]; weight [outputs, inputs], bias [outputs].
 
     `compute` is None (multiply in the parameters' dtype) or a lower dtype for the product. Without gradients
-    the weights are converted once and kept until they change.
+    the weights are converted once and kept until they change: a forward pass with gradients forgets the
+    converted ones, since torch's fused optimisers move weights without raising their version counters.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -94,9 +95,8 @@ class Linear(nn.Module):
         if self.compute is None or self.weight.dtype is not torch.float32:
             return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            result: Tensor = _MixedLinear.apply(  # type: ignore[no-untyped-call]
-                x, self.weight, self.bias, self.compute
-            )
+            self._converted = None
+            result: Tensor = _MixedLinear.apply(x, self.weight, self.bias, self.compute)  # type: ignore[no-untyped-call]
             return result
         weight, bias = self._low(self.compute)
         return F.linear(x.to(self.compute), weight, bias)

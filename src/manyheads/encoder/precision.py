@@ -33,7 +33,7 @@ def bfloat16_is_fast(device: torch.device | str = "cpu") -> bool:
     """Whether the device multiplies bfloat16 in hardware (on a CPU: AVX-512 BF16, AMX, or Arm's BF16)."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "").split()

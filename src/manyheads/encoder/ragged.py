@@ -21,7 +21,8 @@ __all__ = ["Block", "Grouping", "Ragged", "kept", "pad", "pad_square"]
 _NEW_BLOCK_BELOW = 0.75  # a sequence shorter than this share of its block's length opens the next block
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Block:
     """Some sequences of about the same length, laid out as a small rectangle for batched products."""
 
     first_slot: int

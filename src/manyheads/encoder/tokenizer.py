@@ -550,6 +550,9 @@ def parse_tokenizer_json(file: Path) -> dict[str, Any]:
     ):
         if found != expected:
             raise InputError(f"{name} is {shown(found)}, expected {shown(expected)}", file=file)
+    strip = normalizer.get("strip_accents")
+    if strip is not None and not isinstance(strip, bool):
+        raise InputError(f"normalizer.strip_accents is {shown(strip)}, expected true or false", file=file)
     if content.get("post_processor") is not None:
         template = part("post_processor", "TemplateProcessing", "BertProcessing")
         if template["type"] == "TemplateProcessing" and template.get("pair") != PAIR_TEMPLATE:
@@ -561,8 +564,11 @@ def parse_tokenizer_json(file: Path) -> dict[str, Any]:
     if not isinstance(longest, int) or longest < 1:
         raise InputError(f"model.max_input_chars_per_word is {shown(longest)}, expected 1 or more", file=file)
     vocabulary = model.get("vocab")
-    # A set, for ids of mixed types cannot be sorted.
-    if not isinstance(vocabulary, dict) or set(vocabulary.values()) != set(range(len(vocabulary))):
+    if (
+        not isinstance(vocabulary, dict)
+        or not all(isinstance(one, int) for one in vocabulary.values())
+        or sorted(vocabulary.values()) != list(range(len(vocabulary)))
+    ):
         raise InputError("model.vocab does not number its tokens 0, 1, 2 … without gaps", file=file)
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     try:
@@ -572,7 +578,7 @@ def parse_tokenizer_json(file: Path) -> dict[str, Any]:
     return {
         "vocabulary": tokens,
         "lowercase": bool(normalizer.get("lowercase")),
-        "strip_accents": normalizer.get("strip_accents"),
+        "strip_accents": strip,
         "split_chinese": bool(normalizer.get("handle_chinese_chars")),
         "max_word_length": longest,
         "added": added_tokens(content.get("added_tokens", []), vocabulary, file),

@@ -16,10 +16,10 @@ from pydantic.fields import FieldInfo
 from manyheads.errors import InputError, nearest
 from manyheads.recipe.document import Document, Place, found
 
-__all__ = ["MisfitError", "Shape", "complaint", "expected", "keys"]
+__all__ = ["Misfit", "Shape", "complaint", "expected", "keys"]
 
 
-class MisfitError(ValueError):
+class Misfit(ValueError):
     """Settings that do not fit each other; `place` leads from the model that says so to the one to mend."""
 
     def __init__(self, message: str, *place: str | int) -> None:
@@ -99,17 +99,15 @@ def expected(shape: Shape) -> str:
         return " or ".join(dict.fromkeys(expected(member) for member in shape.members))
     if shape.origin is Literal:
         return ("one of " if len(shape.arguments) > 1 else "") + ", ".join(map(str, shape.arguments))
+    limit = "".join(limits(shape.metadata))
     if shape.model is not None or shape.origin is dict:
-        words = "a mapping"
-    elif shape.origin is tuple and Ellipsis not in shape.arguments:
-        words = f"a list of {len(shape.arguments)}: " + ", ".join(
-            expected(Shape(item)) for item in shape.arguments
-        )
-    elif shape.origin in (list, tuple):
-        words = f"a list, each item {expected(Shape(shape.arguments[0]))}"
-    else:
-        words = WORDS.get(shape.annotation, "another kind of value")
-    return words + "".join(limits(shape.metadata))
+        return f"a mapping{limit}"
+    if shape.origin is tuple and Ellipsis not in shape.arguments:
+        items = ", ".join(expected(Shape(item)) for item in shape.arguments)
+        return f"a list of {len(shape.arguments)}: {items}"
+    if shape.origin in (list, tuple):
+        return f"a list{limit}, each item {expected(Shape(shape.arguments[0]))}"
+    return WORDS.get(shape.annotation, "another kind of value") + limit
 
 
 WORDS: dict[Any, str] = {
@@ -141,24 +139,19 @@ def limits(metadata: Sequence[Any]) -> Iterator[str]:
 
 def complaint(error: ValidationError, model: type[BaseModel], document: Document) -> InputError:
     """The first thing wrong (by line), and how many more there are."""
-    findings: dict[Place, tuple[Place, str]] = {}
+    # The members of a union each complain of the same value, in the same words: a dict keeps one of them.
+    findings: dict[tuple[Place, str], Place] = {}
     for item in error.errors(include_url=False):
         if item["type"] == "default_factory_not_called":  # only follows from another error
             continue
         place, message, cause = finding(dict(item), model)
-        findings.setdefault(
-            place, (cause, message)
-        )  # the members of a union each complain; they say the same
+        findings[place, message] = cause
 
-    def order(entry: tuple[Place, tuple[Place, str]]) -> int:
-        place = entry[1][0]
-        lines = (
-            document.origins[place[:n]] for n in range(len(place), 0, -1) if place[:n] in document.origins
-        )
-        line = next(lines, 0)
-        return line if isinstance(line, int) else 0
+    def line(cause: Place) -> int:
+        origin = document.origin(cause)
+        return origin if isinstance(origin, int) else 0
 
-    (place, (cause, message)), *more = sorted(findings.items(), key=order)
+    ((place, message), cause), *more = sorted(findings.items(), key=lambda entry: line(entry[1]))
     rest = f" (and {len(more)} more)" if more else ""
     dotted = ".".join(map(str, place))
     return document.error(f"{dotted}: {message}{rest}" if place else f"{message}{rest}", cause, title=False)
@@ -170,7 +163,9 @@ def finding(item: dict[str, Any], root: type[BaseModel]) -> tuple[Place, str, Pl
     place, shape, _ = walk(item["loc"], root)
     if kind == "extra_forbidden":
         return place, f"unknown key{hint(str(place[-1]), *walk(item['loc'][:-1], root)[1:])}", place
-    if kind == "missing":
+    if kind == "missing" and isinstance(place[-1], int):  # a list of fixed length that is too short
+        place, shape, _ = walk(item["loc"][:-1], root)
+    elif kind == "missing":
         return place[:-1], f"missing key {place[-1]!r}", place[:-1]
     if kind == "union_tag_not_found":
         key = context["discriminator"].strip("'")
@@ -186,7 +181,7 @@ def finding(item: dict[str, Any], root: type[BaseModel]) -> tuple[Place, str, Pl
         return (*place, key), message, (*place, key)
     if kind in ("value_error", "assertion_error"):
         cause = context["error"]
-        if isinstance(cause, MisfitError):
+        if isinstance(cause, Misfit):
             place = (*place, *cause.place)
             return place, str(cause), place
         # Model validators say which setting they mean by opening with its name in quotes.

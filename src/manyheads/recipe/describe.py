@@ -39,9 +39,9 @@ def json_schema() -> dict[str, Any]:
     for holder in (schema["properties"]["tasks"]["additionalProperties"], schema["properties"]["mixing"]):
         tag, default = holder["discriminator"]["propertyName"], holder.get("default", {})
         for value, reference in holder["discriminator"]["mapping"].items():
-            required = definitions[reference.rpartition("/")[2]].setdefault("required", [])
-            if default.get(tag) != value and tag not in required:
-                required.insert(0, tag)
+            definition = definitions[reference.rpartition("/")[2]]
+            if default.get(tag) != value:
+                definition["required"] = list(dict.fromkeys([tag, *definition.get("required", [])]))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -69,16 +69,18 @@ def settings_at(path: str, field: FieldInfo, shape: Shape, owners: str = "") -> 
     if shape.model is not None:
         yield from settings_of(shape.model, f"{path}.")
     else:
-        yield from settings_of_any(shape.models, shape.tag, f"{path}.")
+        yield from settings_of_any(shape.models, shape.tag, f"{path}.", field.default)
 
 
-def settings_of_any(models: dict[str, type[BaseModel]], tag: str, prefix: str) -> Iterator[Setting]:
+def settings_of_any(
+    models: dict[str, type[BaseModel]], tag: str, prefix: str, default: Any
+) -> Iterator[Setting]:
     """The settings of all members of a tagged union, those that several share only once."""
     first = next(iter(models.values()))
     yield Setting(
         prefix + tag,
         f"one of {', '.join(models)}",
-        "required",
+        getattr(default, tag) if isinstance(default, BaseModel) else "required",
         " ".join((keys(first)[tag].description or "").split()),
     )
     owners: dict[tuple[str, Setting], tuple[FieldInfo, list[str]]] = {}

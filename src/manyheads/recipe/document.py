@@ -113,14 +113,14 @@ def line_of(event: yaml.Event) -> int:
 
 
 def found(value: object) -> str:
-    """A YAML value as an error names it: `true`, `nothing`, `a list`, `'fast'`, `3`."""
+    """A YAML value as an error names it: `true`, `nothing`, `a list of 2`, `'fast'`, `3`."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
         return "a mapping"
-    return "a list" if isinstance(value, list | tuple) else shown(value)
+    return f"a list of {len(value)}" if isinstance(value, list | tuple) else shown(value)
 
 
 class Reader:
@@ -155,9 +155,9 @@ class Reader:
         """The parser's events; what it raises becomes an error with a line."""
         try:
             yield from yaml.parse(self.text, Loader=yaml.SafeLoader)
-        except yaml.reader.ReaderError as error:
+        except yaml.reader.ReaderError as error:  # of text, `character` is a code point
             line = self.text.count("\n", 0, error.position) + 1
-            raise self.error(f"the character U+{ord(error.character):04X} is not allowed", line) from None
+            raise self.error(f"the character U+{error.character:04X} is not allowed", line) from None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             words = " ".join(word for word in (error.context, error.problem) if word)
@@ -234,7 +234,7 @@ class Reader:
         if text in CONSTANTS:
             return CONSTANTS[text]
         if WHOLE.fullmatch(text):
-            if len(text) > 30:
+            if len(text) > 1000:
                 raise self.error(f"the number {text[:10]}… has too many digits", line)
             return int(text)
         if NUMBER.fullmatch(text):
@@ -258,7 +258,13 @@ class Writer(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def text(self, text: str) -> yaml.ScalarNode:
+        # Line breaks stand as escapes; the other styles fold some of them into spaces.
+        style = '"' if re.search("[\n\r\x85\u2028\u2029\ufeff]", text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
+
+Writer.add_representer(str, Writer.text)
 Writer.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(f"(?:{NUMBER.pattern})$"), list("-+.0123456789")
 )

@@ -26,7 +26,7 @@ from pydantic_core import from_json, to_json
 from manyheads.data.read import Dialect
 from manyheads.errors import InputError, nearest, shown
 from manyheads.formulas.optim import OptimizerSettings
-from manyheads.recipe.complaints import MisfitError, complaint
+from manyheads.recipe.complaints import Misfit, complaint
 from manyheads.recipe.document import Document, read_document, written
 from manyheads.recipe.overrides import overridden, replaced
 from manyheads.recipe.places import DATA_VARIABLE, settled
@@ -233,7 +233,7 @@ class MixingSettings(BaseModel):
 class Proportional(MixingSettings):
     """Every row of every task once in an epoch, each task's batches spread evenly through it."""
 
-    schedule: Literal["proportional"]
+    schedule: Literal["proportional"] = "proportional"
     """Which task comes next."""
 
 
@@ -281,9 +281,7 @@ class Sequential(MixingSettings):
     def _all_but_the_last_end(self) -> Self:
         for number, stage in enumerate((self.stages or ())[:-1]):
             if stage.epochs is None:
-                raise MisfitError(
-                    "missing key 'epochs'; only the last stage may be without", "stages", number
-                )
+                raise Misfit("missing key 'epochs'; only the last stage may be without", "stages", number)
         return self
 
 
@@ -360,13 +358,13 @@ class Recipe(BaseModel):
         for number, stage in enumerate(stages or ()):
             for at, name in enumerate(stage.tasks or ()):
                 if name not in self.tasks:
-                    raise MisfitError(
+                    raise Misfit(
                         f"expected one of the tasks {', '.join(self.tasks)}, "
                         f"found {name!r}{nearest(name, self.tasks)}",
                         *("mixing", "stages", number, "tasks", at),
                     )
                 if name in (stage.tasks or ())[:at]:
-                    raise MisfitError(f"{name!r} stands twice", "mixing", "stages", number, "tasks", at)
+                    raise Misfit(f"{name!r} stands twice", "mixing", "stages", number, "tasks", at)
         return self
 
     @classmethod

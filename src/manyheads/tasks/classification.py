@@ -62,6 +62,7 @@ class Classification(Kind):
     """A label for a text or a pair; measures accuracy (first), macro-F1 and, for two labels, F1 and Matthews."""
 
     Settings = ClassificationSettings
+    settings: ClassificationSettings
 
     def __init__(self, settings: ClassificationSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
@@ -95,7 +96,9 @@ class Classification(Kind):
         if len(found) < 2:
             raise ValueError(f"expected two or more labels, found only {', '.join(map(shown, found))}")
         if len(found) > _MOST_LABELS:
-            raise ValueError(f"expected labels, found {len(found)} different values such as {shown(found[0])}")
+            raise ValueError(
+                f"expected labels, found {len(found)} different values such as {shown(found[0])}"
+            )
         if self.settings.loss == "binary_cross_entropy" and len(found) != 2:
             raise ValueError(f"'loss: binary_cross_entropy' expects two labels, found {len(found)}")
         self.labels = found
@@ -144,7 +147,11 @@ class Classification(Kind):
     def predictions(self, outputs: Tensor) -> list[Prediction]:
         probabilities = self._log_probabilities(outputs.double()).exp().tolist()
         return [
-            Prediction(label=self.labels[best], score=row[best], probabilities=dict(zip(self.labels, row, strict=True)))
+            Prediction(
+                label=self.labels[best],
+                score=row[best],
+                probabilities=dict(zip(self.labels, row, strict=True)),
+            )
             for row in probabilities
             for best in [max(range(len(row)), key=row.__getitem__)]
         ]

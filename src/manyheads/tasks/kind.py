@@ -54,6 +54,7 @@ class Kind(ABC):
     """
 
     Settings: ClassVar[type[KindSettings]]
+    settings: Any
 
     @abstractmethod
     def __init__(self, settings: Any, facts: Mapping[str, Any] | None = None) -> None:

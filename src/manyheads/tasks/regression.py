@@ -62,6 +62,7 @@ class Regression(Kind):
     """
 
     Settings = RegressionSettings
+    settings: RegressionSettings
 
     def __init__(self, settings: RegressionSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings

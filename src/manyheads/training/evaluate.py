@@ -48,7 +48,9 @@ def score(kind: Kind, outputs: Tensor, split: Split) -> dict[str, float]:
 
 def goodness(tasks: Sequence[TaskData], scores: Mapping[str, Mapping[str, float]]) -> float:
     """The number that chooses the best checkpoint: the mean over tasks of the first measure, each from 0 to 1."""
-    each = [task.kind.goodness(next(iter(scores[task.name].values()))) for task in tasks if task.name in scores]
+    each = [
+        task.kind.goodness(next(iter(scores[task.name].values()))) for task in tasks if task.name in scores
+    ]
     return float(np.mean(each))
 
 

@@ -38,9 +38,9 @@ class Journal:
         path = self.folder / "log.jsonl"
         if self._resumed_at is not None and path.is_file():
             _cut(path, self._resumed_at)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        self._file = open(path, "a", encoding="utf-8")
         purge = None if self._resumed_at is None else self._resumed_at + 1
-        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -60,7 +60,7 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def say(self, text: str) -> None:
         """One line for the person at the terminal."""
@@ -107,8 +107,8 @@ class Journal:
             flush=False,
         )
         for task, loss in losses.items():
-            self._board.add_scalar(f"loss/{task}", loss, step)  # type: ignore[no-untyped-call]
-        self._board.add_scalar("lr", rate, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(f"loss/{task}", loss, step)
+        self._board.add_scalar("lr", rate, step)
         told = " ".join(f"{task} {loss:.3f}" for task, loss in self._smooth.items())
         told = f"loss {told} · lr {rate:.2e} · {self._speed:,.0f} tokens/s"
         if self.bar:
@@ -119,16 +119,20 @@ class Journal:
             self._said = now
             self.say(f"step {step}/{self.total} · epoch {epoch:.2f} · {told}")
 
-    def evaluation(self, step: int, scores: Mapping[str, Mapping[str, float]], mean: float, best: bool) -> None:
+    def evaluation(
+        self, step: int, scores: Mapping[str, Mapping[str, float]], mean: float, best: bool
+    ) -> None:
         """The dev scores after a step."""
         self._write(
             {"event": "evaluation", "step": step, "scores": scores, "mean": mean, "best": best}, flush=True
         )
         for task, measures in scores.items():
             for name, value in measures.items():
-                self._board.add_scalar(f"dev/{task}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(f"dev/{task}/{name}", value, step)
         told = " · ".join(
-            f"{task} {name} {value:.4f}" for task, measures in scores.items() for name, value in list(measures.items())[:1]
+            f"{task} {name} {value:.4f}"
+            for task, measures in scores.items()
+            for name, value in list(measures.items())[:1]
         )
         self.say(f"step {step}/{self.total} · dev {told}" + (" · best so far" if best else ""))
         self._since = time.perf_counter()

@@ -76,7 +76,8 @@ def train(
     tokenizer, encoder, chosen = _encoder(recipe, device, attention)
     cache = cache or TokenCache()
     tasks = [
-        load_task(name, recipe, tokenizer, positions=encoder.shape.positions, cache=cache) for name in recipe.tasks
+        load_task(name, recipe, tokenizer, positions=encoder.shape.positions, cache=cache)
+        for name in recipe.tasks
     ]
     for task in tasks:
         if "train" not in task.splits:
@@ -84,7 +85,8 @@ def train(
 
     with _own_random_numbers(recipe.seed):
         network = Network(
-            encoder, {task.name: task.kind.build_head(encoder.shape.hidden, recipe.encoder.dropout) for task in tasks}
+            encoder,
+            {task.name: task.kind.build_head(encoder.shape.hidden, recipe.encoder.dropout) for task in tasks},
         ).to(device, chosen.parameters)
     network.encoder.requires_grad_(not recipe.encoder.freeze)
     optimizer = _optimizer(recipe, network)
@@ -99,7 +101,10 @@ def train(
     run.folder.mkdir(parents=True, exist_ok=True)
     run.write_recipe(recipe)
     model = Model(
-        network, tokenizer, [Task(task.name, task.kind, task.section.max_length) for task in tasks], chosen.name
+        network,
+        tokenizer,
+        [Task(task.name, task.kind, task.section.max_length) for task in tasks],
+        chosen.name,
     )
     model.network.encoder.use(compute=chosen.compute, attention=attention)
     with (
@@ -111,13 +116,15 @@ def train(
         network.train()
         before = time.perf_counter() - progress.seconds
         while progress.step < plan.total and not progress.stopped:
-            losses, norm, tokens, sizes = _step(recipe, network, optimizer, schedule, tasks, plan, progress.step)
+            losses, norm, tokens, sizes = _step(
+                recipe, network, optimizer, schedule, tasks, plan, progress.step
+            )
             progress.step += 1
             journal.step(
                 progress.step,
                 losses,
                 epoch=progress.step / plan.per_epoch,
-                rate=optimizer.param_groups[-1]["lr"],
+                rate=optimizer.param_groups[0]["lr"],
                 norm=norm,
                 tokens=tokens,
                 sizes=sizes,
@@ -204,11 +211,13 @@ def _step(
                 f"step {number + 1}: the loss is {float(loss.detach())} (tasks {', '.join(told)}); "
                 "a smaller optimizer.lr or precision float32 may help"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         tokens += ragged.tokens
         for task, rows in micro:
             if len(rows):
-                losses[task.name] = losses.get(task.name, 0.0) + told[task.name] * len(rows) / sizes[task.name]
+                losses[task.name] = (
+                    losses.get(task.name, 0.0) + told[task.name] * len(rows) / sizes[task.name]
+                )
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     limit = recipe.optimizer.clip if recipe.optimizer.clip is not None else math.inf
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True))
@@ -234,7 +243,9 @@ def _batch(
         segments.append(one_segments)
         lengths.append(one_lengths)
         end = sequences + len(one_lengths)
-        weight = task.section.weight * len(rows) / sizes[task.name]  # micro-batches add up to the batch's mean
+        weight = (
+            task.section.weight * len(rows) / sizes[task.name]
+        )  # micro-batches add up to the batch's mean
         targets = torch.from_numpy(split.targets[rows])
         parts.append(Part(task.name, task.kind, sequences, end, targets, weight))
         sequences = end
@@ -242,7 +253,12 @@ def _batch(
 
 
 def _evaluate(
-    run: Run, journal: Journal, recipe: Recipe, network: Network, tasks: Sequence[TaskData], progress: state.Progress
+    run: Run,
+    journal: Journal,
+    recipe: Recipe,
+    network: Network,
+    tasks: Sequence[TaskData],
+    progress: state.Progress,
 ) -> None:
     """Score the dev splits; keep the weights where the mean is the best so far; say when patience has run out."""
     scores = {}
@@ -279,14 +295,20 @@ def _finish(
             outputs = outputs_of(model.network, task.name, split)
             if split.targets is not None:
                 scores.setdefault(name, {})[task.name] = score(task.kind, outputs, split)
-            write_predictions(run.folder / "predictions" / f"{task.name}-{name}.csv", task.kind, split, outputs)
+            write_predictions(
+                run.folder / "predictions" / f"{task.name}-{name}.csv", task.kind, split, outputs
+            )
     run.write_scores(scores)
     model.save(run.model_folder)
-    journal.note("end", step=progress.step, best_step=progress.best_step, seconds=progress.seconds, scores=scores)
+    journal.note(
+        "end", step=progress.step, best_step=progress.best_step, seconds=progress.seconds, scores=scores
+    )
     journal.say(f"best checkpoint: step {progress.best_step}; the run is in {run.folder}")
 
 
-def _encoder(recipe: Recipe, device: str, attention: str | None) -> tuple[Tokenizer, Encoder, precision.Precision]:
+def _encoder(
+    recipe: Recipe, device: str, attention: str | None
+) -> tuple[Tokenizer, Encoder, precision.Precision]:
     """The tokenizer, the encoder and the precision that the recipe asks for."""
     try:
         chosen = precision.choose(recipe.precision, device)
@@ -421,7 +443,9 @@ def _describe(
     progress: state.Progress,
 ) -> None:
     """Say before the first step what will be trained on what; and what was left out or cut."""
-    table = Table("task", "kind", "rows", "batch", "steps an epoch", "cut", "no label", box=None, pad_edge=False)
+    table = Table(
+        "task", "kind", "rows", "batch", "steps an epoch", "cut", "no label", box=None, pad_edge=False
+    )
     steps = {name: (batch, count) for name, _, batch, count in schedule.describe()}
     for task in tasks:
         rows = task.splits["train"].rows
@@ -460,7 +484,9 @@ def _describe(
             truncated={task.name: task.splits["train"].rows.truncated for task in tasks},
             unlabelled={
                 task.name: [
-                    [place.file, place.row] for split in task.splits.values() for place in split.rows.unlabelled
+                    [place.file, place.row]
+                    for split in task.splits.values()
+                    for place in split.rows.unlabelled
                 ]
                 for task in tasks
             },

@@ -71,7 +71,7 @@ def load_task(
     found: dict[str, Split] = {}
     wanted = split_names(section) if splits is None else splits
     for split in sorted(wanted, key=lambda one: one != "train"):  # labels are learnt from the training rows
-        sources, key, columns = sources_of(section, split)
+        sources, key, columns = sources_of(section, split, Path(recipe.data or "."))
         target: str | None = kind.target_column
         if split not in ("train", "dev") and columns is not None and target not in columns:
             target = None
@@ -106,7 +106,7 @@ def split_names(section: TaskSettings) -> list[str]:
 
 
 def sources_of(
-    section: TaskSettings, split: str
+    section: TaskSettings, split: str, data: Path
 ) -> tuple[list[tuple[str, Callable[..., Iterator[Row]]]], Any, list[str] | None]:
     """How to read one split: (name, reader) pairs, what identifies the content, the columns of the first source.
 
@@ -118,7 +118,7 @@ def sources_of(
         name = f"{hub.path}:{where}"
         return [(name, partial(read_hub, hub.path, split=where, name=hub.name))], None, None
     assert section.files is not None  # a section has either
-    paths = [Path(path) for path in section.files[split]]
+    paths = [data / path for path in section.files[split]]
     dialect = section.read
     key = [[file_fingerprint(path) for path in paths], [path.name for path in paths], dialect.model_dump()]
     readers: list[tuple[str, Callable[..., Iterator[Row]]]] = [

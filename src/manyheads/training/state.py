@@ -37,7 +37,9 @@ class Progress:
     stopped: bool = False
 
 
-def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, key: str) -> None:
+def save(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, key: str
+) -> None:
     """Write `step-N.safetensors` beside and rename it, then remove older ones. `key` identifies the recipe."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
@@ -57,7 +59,9 @@ def save(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, pro
     }
     path = folder / f"step-{progress.step:08d}.safetensors"
     with replacing(path) as beside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata)
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata
+        )
     for old in _checkpoints(folder)[:-1]:
         old.unlink()
 
@@ -100,7 +104,9 @@ def save_weights(path: Path, network: nn.Module) -> None:
     """Keep the weights alone (of the best evaluation)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
-        save_file({name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}, beside)
+        save_file(
+            {name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}, beside
+        )
 
 
 def load_weights(path: Path, network: nn.Module) -> None:

@@ -1,0 +1,293 @@
+"""Claim: fine-tuning is at least 2.6 × as fast as Trainer's defaults and 0.9 × its best setting.
+
+minilm on SST-5, a whole epoch (short windows mislead), samples a second = rows / seconds of the training
+epoch. Counted: everything between drawing the first batch and the end of the last step, logging included.
+Not counted: reading and tokenising the files, evaluating, saving weights.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from side_by_side import record
+from side_by_side.machine import describe, machine
+from side_by_side.rounds import ENVIRONMENT, interleaved, median, ratio
+from side_by_side.rows import data_folder, drawn, read_table, write_table
+
+CONTENDERS = {
+    "trainer": "transformers Trainer, defaults (float32, padded to the batch's longest, random order)",
+    "trainer_best": "transformers Trainer, bf16 and batches of similar lengths",
+    "manyheads": "manyheads, defaults (bf16 where the processor has it)",
+    "manyheads_float32": "manyheads, precision: float32",
+}
+SETTINGS: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 32,
+    "lr": 5e-5,
+    "max_length": 128,
+    "weight_decay": 0.01,
+    "warmup": 0.1,
+    "decay": "linear",
+    "clip": 1.0,
+    "dropout": 0.1,
+    "optimizer": "AdamW",
+    "seed": 11711,
+}
+LABELS = 5
+
+
+def with_trainer(options: argparse.Namespace, best: bool) -> dict[str, Any]:
+    """One epoch with transformers' Trainer; then dev accuracy, to show that the same was learnt."""
+    import numpy as np
+    import torch
+    from side_by_side.trainer import EpochClock, training_arguments
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        set_seed,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+
+    def features(path: Path) -> list[dict[str, Any]]:
+        rows = read_table(path, ["sentence"], "label")
+        encoded = tokenizer(
+            [row["sentence"] for row in rows], truncation=True, max_length=SETTINGS["max_length"]
+        )
+        return [
+            {name: encoded[name][i] for name in encoded} | {"labels": int(row["label"])}
+            for i, row in enumerate(rows)
+        ]
+
+    train: Any  # lists have all that Trainer asks of a Dataset
+    dev: Any
+    train, dev = features(options.train), features(options.dev)
+    set_seed(SETTINGS["seed"])
+    model = AutoModelForSequenceClassification.from_pretrained(
+        options.model,
+        num_labels=LABELS,
+        dtype=torch.float32,
+        hidden_dropout_prob=SETTINGS["dropout"],
+        attention_probs_dropout_prob=SETTINGS["dropout"],
+    )
+    clock = EpochClock()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(
+            folder,
+            best=best,
+            epochs=SETTINGS["epochs"],
+            batch_size=SETTINGS["batch_size"],
+            lr=SETTINGS["lr"],
+            seed=SETTINGS["seed"],
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            callbacks=[clock],
+        )
+        trainer.train()
+        predicted = trainer.predict(dev)
+    guessed = np.asarray(predicted.predictions).argmax(-1)
+    return {
+        "seconds": clock.seconds,
+        "steps": trainer.state.global_step,
+        "rows": len(train),
+        "dev_accuracy": float((guessed == predicted.label_ids).mean()),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def with_manyheads(options: argparse.Namespace, precision: str) -> dict[str, Any]:
+    """One epoch with `manyheads.train`; the clock hangs on the journal, at the start and each step."""
+    import torch
+
+    import manyheads as mh
+    from manyheads.data.encode import TokenCache
+    from manyheads.training.journal import Journal
+
+    recipe = mh.Recipe.parse(
+        {
+            "name": "finetune-speed",
+            "seed": SETTINGS["seed"],
+            "precision": precision,
+            "encoder": {"from": options.model, "dropout": SETTINGS["dropout"]},
+            "tasks": {
+                "sst": {
+                    "kind": "classification",
+                    "files": {"train": [str(options.train)], "dev": [str(options.dev)]},
+                    "text": "sentence",
+                    "label": "label",
+                    "labels": [str(label) for label in range(LABELS)],
+                    "max_length": SETTINGS["max_length"],
+                }
+            },
+            "optimizer": {
+                "name": "adamw",
+                "lr": SETTINGS["lr"],
+                "weight_decay": SETTINGS["weight_decay"],
+                "clip": SETTINGS["clip"],
+            },
+            "schedule": {
+                "epochs": SETTINGS["epochs"],
+                "batch_size": SETTINGS["batch_size"],
+                "warmup": SETTINGS["warmup"],
+                "decay": SETTINGS["decay"],
+            },
+        }
+    )
+    began: list[float] = []
+    ended: list[float] = []
+    note, step = Journal.note, Journal.step
+
+    def note_and_look(journal: Journal, kind: str, **values: Any) -> None:
+        note(journal, kind, **values)
+        if kind == "start":  # the last thing before the first step
+            began.append(time.perf_counter())
+
+    def step_and_look(journal: Journal, *positional: Any, **named: Any) -> None:
+        step(journal, *positional, **named)
+        ended.append(time.perf_counter())
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(Journal, "note", note_and_look),
+        mock.patch.object(Journal, "step", step_and_look),
+    ):
+        run = mh.train(recipe, out=Path(folder) / "run", quiet=True, cache=TokenCache(Path(folder) / "cache"))
+        lines = (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        accuracy = run.scores["sst"]["accuracy"]
+    log = [json.loads(line) for line in lines]
+    steps = [event for event in log if event["event"] == "step"]
+    if len(began) != 1 or len(ended) != len(steps):
+        raise SystemExit("error: the journal was not called as expected; the clock cannot be trusted")
+    return {
+        "seconds": ended[-1] - began[0],
+        "seconds_with_evaluation_and_saving": next(e["seconds"] for e in log if e["event"] == "end"),
+        "steps": len(steps),
+        "rows": sum(event["examples"]["sst"] for event in steps),
+        "tokens": sum(event["tokens"] for event in steps),
+        "dev_accuracy": accuracy,
+        "precision": next(event["precision"] for event in log if event["event"] == "start"),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def contend(options: argparse.Namespace) -> None:
+    """What the process of one contender does."""
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    if options.contender.startswith("trainer"):
+        answer = with_trainer(options, best=options.contender == "trainer_best")
+    else:
+        precision = "float32" if options.contender == "manyheads_float32" else "auto"
+        answer = with_manyheads(options, precision)
+    answer["samples/s"] = answer["rows"] / answer["seconds"]
+    options.answer.write_text(json.dumps(answer), encoding="utf-8")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """All rounds, the record and the table."""
+    from manyheads.encoder.sources import resolve
+
+    data, about = data_folder(options.data), machine()
+    with tempfile.TemporaryDirectory(prefix="rows-") as folder:
+        files = {"train": data / "sst5/sst5-train.tsv", "dev": data / "sst5/sst5-dev.tsv"}
+        if options.rows:
+            for split, path in files.items():
+                rows = drawn(read_table(path, ["sentence"], "label"), options.rows)
+                files[split] = write_table(Path(folder) / f"{split}.tsv", rows)
+        wanted = len(read_table(files["train"], ["sentence"], "label"))
+        arguments = ["--train", str(files["train"]), "--dev", str(files["dev"])]
+        arguments += ["--model", str(resolve(options.model)), "--threads", str(options.threads)]
+        rounds = interleaved(Path(__file__), options.contenders, options.rounds, arguments, "samples/s")
+    for answers in rounds:
+        for name, answer in answers.items():
+            if answer["rows"] != wanted:
+                raise SystemExit(f"error: {name} trained on {answer['rows']} rows, expected {wanted}")
+
+    ratios, claims = [], []
+    for ours in [name for name in options.contenders if name.startswith("manyheads")]:
+        for theirs, least in {"trainer": 2.6, "trainer_best": 0.9}.items():
+            if theirs not in options.contenders:
+                continue
+            ratios.append(ratio(rounds, ours, theirs, "samples/s"))
+            if ours == "manyheads":
+                claims.append(record.claim(f"{ours} / {theirs}, samples/s", ratios[-1].median, least))
+    name = "finetune_speed" + ("-partial" if options.rows else "")
+    threads = rounds[0][options.contenders[0]]["threads"]
+    record.write_json(
+        options.results / f"{name}.json",
+        {
+            "benchmark": "finetune_speed",
+            "rows": wanted,
+            "settings": SETTINGS,
+            "threads": threads,
+            "environment": ENVIRONMENT,
+            "machine": about,
+            "contenders": {one: CONTENDERS[one] for one in options.contenders},
+            "median": {one: median(rounds, one, "samples/s") for one in options.contenders},
+            "ratios": [one._asdict() for one in ratios],
+            "claims": claims,
+            "rounds": rounds,
+        },
+    )
+    lines = []
+    for one in options.contenders:
+        against = {other.to: str(other) for other in ratios if other.of == one}
+        lines.append(
+            [
+                CONTENDERS[one],
+                f"{median(rounds, one, 'samples/s'):.1f}",
+                f"{median(rounds, one, 'dev_accuracy'):.3f}",
+                against.get("trainer", ""),
+                against.get("trainer_best", ""),
+            ]
+        )
+    head = ["contender", "samples/s", "dev accuracy after", "× Trainer's defaults", "× Trainer's best"]
+    record.write_text(
+        options.results / f"{name}.md",
+        f"# Fine-tuning minilm on SST-5, one whole epoch of {wanted:,} rows\n\n"
+        f"{'A partial run: not a result. ' if options.rows else ''}"
+        f"Medians of {options.rounds} rounds in turn; ratios: median (least–greatest) of the ratio within a "
+        f"round.\n\n{record.table(head, lines)}\n{record.told(claims)}\n"
+        f"{threads} threads, batches of {SETTINGS['batch_size']}, "
+        f"{' '.join(f'{key}={value}' for key, value in ENVIRONMENT.items())} for all. {describe(about)}.\n",
+    )
+
+
+def options() -> argparse.Namespace:
+    """The command line; `--contender` is how the script calls itself."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder of the data sets (default MANYHEADS_DATA)")
+    parser.add_argument("--model", default="minilm", help="the encoder's folder or name (default minilm)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
+    parser.add_argument("--rows", type=int, default=0, help="only so many rows: to try the script")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, default=["trainer", "trainer_best", "manyheads"]
+    )
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the records")
+    for hidden in ("--train", "--dev", "--answer"):
+        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    chosen = options()
+    if chosen.contender:
+        contend(chosen)
+    else:
+        compare(chosen)

@@ -1,0 +1,1 @@
+"""What the benchmarks share: rows read without manyheads, rounds in turn, the machine, the record."""
