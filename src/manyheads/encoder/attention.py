@@ -116,7 +116,7 @@ class _Attend(torch.autograd.Function):
         return grouping.gather(out)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         heads, width = ctx.shape
         grouping: Grouping = ctx.grouping
         saved = iter(ctx.saved_tensors)

@@ -38,7 +38,7 @@ class _Dropout(torch.autograd.Function):
         return x * keep
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
         return grad * keep, None
 
@@ -62,7 +62,7 @@ class _MixedLinear(torch.autograd.Function):
         return F.linear(low, low_weight, bias.to(dtype))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         low, low_weight = ctx.saved_tensors
         of_input, of_weight = ctx.dtypes
         grad = grad.to(low.dtype).contiguous()

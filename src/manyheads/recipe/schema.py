@@ -301,7 +301,7 @@ class ScheduleSettings(BaseModel):
     batch_size: Count = 32
     """Examples of a step, for the tasks that have no `batch_size` of their own."""
     accumulate: Count = 1
-    """Batches whose gradients are added up before the weights move."""
+    """Into how many parts a step's batch is cut, their gradients added up: less memory, the same step."""
     warmup: Annotated[float, Field(ge=0)] = 0.1
     """How long the learning rate rises from zero: a share of all steps (0 to 1), or a number of steps."""
     decay: Literal["linear", "constant", "cosine"] = "linear"

@@ -1,0 +1,1 @@
+manyheads train shop.yaml
