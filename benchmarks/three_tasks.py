@@ -1,8 +1,9 @@
 """Claim: one model for three tasks is within 0.01 of a model for each of them, or better.
 
 The peers are one run of transformers' Trainer a task (bf16, batches of similar lengths), the contender is one
-run of manyheads on recipes/three_tasks.yaml. Files, columns, checkpoint, batch sizes, lengths and epochs are
-the recipe's for both. Similarity has two peers: the pair in one sequence, and encoded apart with a cosine.
+run of manyheads on recipes/three_tasks.yaml. Files, columns, checkpoint, batch sizes and lengths are the recipe's
+for both; a peer makes as many passes over its rows as the recipe's schedule does, rounded up. Similarity has two
+peers: the pair in one sequence, and encoded apart with a cosine.
 
 Compared are medians over seeds of the dev score: manyheads' kept checkpoint (chosen by the mean of the
 three tasks) against each peer's best epoch of its own. Runs are kept a task and seed at a time, so the script
@@ -230,6 +231,22 @@ def with_manyheads(recipe: "Recipe", out: Path) -> dict[str, Any]:
     }
 
 
+def passes(recipe: "Recipe", task: str, epochs: float) -> int:
+    """How often the recipe's schedule reads a task's rows in so many of its epochs, rounded up."""
+    from manyheads import mixing
+
+    sizes = {}
+    for name, section in recipe.tasks.items():
+        assert section.files is not None
+        label = str(getattr(section, "label"))  # noqa: B009 (the kinds' own)
+        paths = [Path(recipe.data or ".") / path for path in section.files["train"]]
+        sizes[name] = sum(len(read_table(path, columns_of(section), label)) for path in paths)
+    batches = {name: one.batch_size or recipe.schedule.batch_size for name, one in recipe.tasks.items()}
+    schedule = mixing.schedule(recipe.mixing.schedule, sizes, batches, recipe.seed, **recipe.mixing.settings)
+    (share,) = [one for one in schedule.describe() if one.task == task]
+    return max(1, math.ceil(share.steps_per_epoch * share.batch_size * epochs / share.rows))
+
+
 def keep(path: Path, name: str, settings: dict[str, Any], about: dict[str, Any], run: dict[str, Any]) -> None:
     """Add a run to its task's record; runs with other settings, or of the same seed, give way."""
     runs: list[dict[str, Any]] = []
@@ -317,7 +334,9 @@ def compare(options: argparse.Namespace) -> None:
                 ours = Recipe.load(options.recipe, said, seed=seed, data=data)
                 run = with_manyheads(ours, options.runs / f"{ours.name}-{seed}{suffix}")
             else:
-                run = with_trainer(name, recipe, model, seed, epochs, options.fraction)
+                run = with_trainer(
+                    name, recipe, model, seed, passes(recipe, REFERENCES[name].task, epochs), options.fraction
+                )
             keep(options.results / f"three_tasks_{name}{suffix}.json", name, settings, about, run)
     report(options.results, suffix, settings, about)
 

@@ -1,10 +1,13 @@
 """How the documentation is built: prose in Markdown beside this file, the reference from the docstrings."""
 
 import re
+from itertools import groupby
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
 from manyheads import __version__
+from manyheads.recipe.describe import describe_settings
 
 project = "manyheads"
 author = "the manyheads developers"
@@ -62,10 +65,27 @@ def at_home(app: Sphinx, what: str, name: str, obj: object, skip: bool, options:
     return True if what == "module" and home and here and home != here else None
 
 
+def settings(app: Sphinx) -> None:
+    """Write the page with every setting of a recipe, a table for each of its sections."""
+    page = ["# All settings of a recipe\n"]
+    page.append("Written from the schema itself when these pages are built. `NAME` stands for a name of your own,")
+    page.append("`0` for a position in a list; {doc}`../concepts/recipes` tells how a recipe is read.\n")
+    for part, told in groupby(describe_settings(), key=lambda one: one.path.split(".")[0]):
+        page.append(f"## {part}\n\n| setting | expects | default | meaning |\n| --- | --- | --- | --- |")
+        for one in told:
+            cells = [f"`{one.path}`", one.type, f"`{one.default}`", one.meaning]
+            page.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        page.append("")
+    folder = Path(app.srcdir) / "reference"
+    folder.mkdir(exist_ok=True)
+    (folder / "settings.md").write_text("\n".join(page), encoding="utf-8")
+
+
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", settings)
     app.connect("autodoc-process-docstring", plain)
     app.connect("autodoc-skip-member", at_home)

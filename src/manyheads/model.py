@@ -207,7 +207,7 @@ class Model:
         described = _read_heads(path)
         encoder = Encoder.from_pretrained(folder)
         tokenizer = Tokenizer.from_pretrained(folder)
-        if tokenizer.fingerprint != described["tokenizer"]:
+        if tokenizer.fingerprint != described.get("tokenizer"):
             raise InputError("the tokenizer beside it is not the one the heads were trained with", file=path)
         tasks, heads = [], {}
         for name, told in described["tasks"].items():
@@ -247,6 +247,7 @@ class Model:
             ]
         return answers
 
+    @torch.inference_mode()
     def _predict_chunk(
         self, tasks: Sequence[Task], texts: Sequence[tuple[str, ...]]
     ) -> dict[str, list[Prediction]]:

@@ -23,7 +23,7 @@ __all__ = ["BACKENDS", "attention_weights", "choose_backend"]
 
 Backend = Callable[[Tensor, Ragged, float], Tensor]
 
-_SHORT = 96  # up to this length float32 products beat bfloat16 ones plus the conversions around them
+_SHORT = 96  # up to this length training in float32 costs no more than bfloat16 and the conversions around it
 
 
 def choose_backend(name: str | None = None) -> Backend:
@@ -100,7 +100,8 @@ class _Attend(torch.autograd.Function):
         out = qkv.new_empty(grouping.slots, heads, width)
         saved: list[Tensor | None] = []
         for block in grouping.blocks:
-            inner = torch.float32 if qkv.dtype is torch.bfloat16 and block.length <= _SHORT else qkv.dtype
+            wide = qkv.dtype is torch.bfloat16 and qkv.requires_grad and block.length <= _SHORT
+            inner = torch.float32 if wide else qkv.dtype
             q, k, v = _heads_first(slots, block.first_slot, block.count, block.length, inner)
             weights = _softmax(q, k, block.mask, heads).to(inner)
             keep = keep_mask(weights.shape, dropout, weights) if dropout else None

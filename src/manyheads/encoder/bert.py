@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from manyheads.encoder import checkpoint
 from manyheads.encoder.attention import attention_weights, choose_backend
-from manyheads.encoder.layers import AddNorm, Linear, dropout, gelu
+from manyheads.encoder.layers import AddNorm, Linear, dropout
 from manyheads.encoder.ragged import Ragged, kept, pad, pad_square
 from manyheads.encoder.sources import resolve
 from manyheads.errors import InputError
@@ -162,7 +162,7 @@ class FeedForward(nn.Module):
         self.norm = AddNorm(hidden, eps, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.down(gelu(self.up(x))), x)
+        normed: Tensor = self.norm(self.down(self.up.then_gelu(x)), x)
         return normed
 
 
@@ -223,7 +223,6 @@ class Encoder(nn.Module):
         shape = Shape(**checkpoint.read_shape(folder))
         with torch.device("meta"):
             encoder = cls(shape, dropout, attention_dropout)
-        encoder.to_empty(device="cpu")
         checkpoint.load(encoder, folder)
         return encoder.eval()
 

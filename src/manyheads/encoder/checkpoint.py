@@ -73,8 +73,8 @@ def read_shape(folder: Path) -> dict[str, Any]:
         raise InputError(
             "no such file; a BERT folder has config.json beside its weights", file=path
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", file=path) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot be read as JSON ({_line(error)})", file=path) from None
     if not isinstance(config, dict):
         raise InputError(f"expected an object, found {shown(config)}", file=path)
     fixed = {
@@ -97,6 +97,11 @@ def read_shape(folder: Path) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
             raise InputError(f"{theirs}: expected a number above 0, found {shown(value)}", file=path)
         shape[ours] = value
+    if shape["hidden"] % shape["heads"]:
+        raise InputError(
+            f"hidden_size ({shape['hidden']}) must be a multiple of num_attention_heads ({shape['heads']})",
+            file=path,
+        )
     return shape
 
 
@@ -105,7 +110,9 @@ def load(encoder: nn.Module, folder: Path) -> None:
 
     Takes `.safetensors` before `.bin`, one file or shards with an index; names with or without the `bert.`
     prefix; `gamma`/`beta` for LayerNorm. Other tensors (task heads, position ids) are left alone. A folder
-    without a pooler leaves the pooler at fresh random values. Raises InputError for a missing tensor or shape.
+    without a pooler leaves the pooler at fresh random values. An encoder on the meta device gets its memory
+    only once all is seen to fit: a config may ask for more than there is. Raises InputError for a missing
+    tensor or shape.
     """
     found, source = _all_tensors(folder)
     own = encoder.state_dict()
@@ -116,27 +123,30 @@ def load(encoder: nn.Module, folder: Path) -> None:
             f"holds layer {max(map(_layer, beyond))}, but config.json says {layers} layers", file=source
         )
     has_pooler = any(name.startswith("pooler.") for name in found)
+    for theirs, ours, third in their_names(layers):
+        if theirs not in found:
+            if theirs.startswith("pooler.") and not has_pooler:
+                continue
+            raise InputError(f"the tensor {theirs!r} is missing", file=source)
+        tensor, target = found[theirs], _part(own[ours], third)
+        if tensor.shape != target.shape:
+            raise InputError(
+                f"{theirs}: the weights have shape {list(tensor.shape)}, config.json asks for {list(target.shape)}",
+                file=source,
+            )
+        if not tensor.is_floating_point():
+            raise InputError(f"{theirs}: expected floating point numbers, found {tensor.dtype}", file=source)
+    if any(tensor.is_meta for tensor in own.values()):
+        own = encoder.to_empty(device="cpu").state_dict()
     with torch.no_grad():
         for theirs, ours, third in their_names(layers):
-            target = own[ours]
-            if third is not None:
-                target = target.view(3, -1, *target.shape[1:])[third]
-            if theirs not in found:
-                if theirs.startswith("pooler.") and not has_pooler:
-                    target.normal_(std=0.02) if theirs.endswith("weight") else target.zero_()
-                    continue
-                raise InputError(f"the tensor {theirs!r} is missing", file=source)
-            tensor = found[theirs]
-            if tensor.shape != target.shape:
-                raise InputError(
-                    f"{theirs}: the weights have shape {list(tensor.shape)}, config.json asks for {list(target.shape)}",
-                    file=source,
-                )
-            if not tensor.is_floating_point():
-                raise InputError(
-                    f"{theirs}: expected floating point numbers, found {tensor.dtype}", file=source
-                )
-            target.copy_(tensor)
+            target = _part(own[ours], third)
+            if theirs in found:
+                target.copy_(found[theirs])
+            elif theirs.endswith("weight"):
+                target.normal_(std=0.02)
+            else:
+                target.zero_()
 
 
 def save(encoder: nn.Module, shape: Mapping[str, Any], folder: Path) -> None:
@@ -149,7 +159,7 @@ def save(encoder: nn.Module, shape: Mapping[str, Any], folder: Path) -> None:
     theirs: dict[str, Tensor] = {}
     for name, ours, third in their_names(int(shape["layers"])):
         tensor = own[ours]
-        theirs[name] = tensor if third is None else tensor.view(3, -1, *tensor.shape[1:])[third]
+        theirs[name] = _part(tensor, third)
     config = {
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -188,7 +198,9 @@ def load_file(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:
         raise InputError(f"cannot be read as PyTorch weights ({_line(error)})", file=path) from None
-    if not isinstance(loaded, dict) or not all(isinstance(each, Tensor) for each in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(each, Tensor) for name, each in loaded.items()
+    ):
         raise InputError("expected a mapping of names to tensors", file=path)
     return loaded
 
@@ -210,7 +222,7 @@ def _all_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"not an index of shards ({_line(error)})", file=index) from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
@@ -230,6 +242,11 @@ def _plain(name: str) -> str:
     if name.endswith("LayerNorm.beta"):
         return name[: -len("beta")] + "bias"
     return name
+
+
+def _part(tensor: Tensor, third: int | None) -> Tensor:
+    """The tensor, or a third of its rows (a view)."""
+    return tensor if third is None else tensor.view(3, -1, *tensor.shape[1:])[third]
 
 
 def _layer(name: str) -> int:

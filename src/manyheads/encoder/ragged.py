@@ -4,7 +4,7 @@ Knows token ids, segment ids, positions and where each sequence begins. Must not
 Letters in the docstrings: B sequences, T tokens of the batch end to end, L length of the longest, H hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Self
@@ -18,6 +18,7 @@ from manyheads.errors import InputError
 
 __all__ = ["Block", "Grouping", "Ragged", "kept", "pad", "pad_square"]
 
+_OWN_BLOCK = 16  # so many sequences of exactly one length are a block of their own, without holes
 _NEW_BLOCK_BELOW = 0.75  # a sequence shorter than this share of its block's length opens the next block
 
 
@@ -180,10 +181,8 @@ class Ragged:
         blocks: list[Block] = []
         slot_starts = np.empty(len(order), dtype=np.int64)
         slots = begin = 0
-        while begin < len(order):
+        for end in _block_ends(ordered):
             length = int(ordered[begin])
-            floor = length * _NEW_BLOCK_BELOW
-            end = begin + int(np.searchsorted(-ordered[begin:], -floor, side="right"))
             count = end - begin
             slot_starts[order[begin:end]] = slots + np.arange(count) * length
             blocks.append(
@@ -205,6 +204,29 @@ class Ragged:
         hole = torch.from_numpy(np.arange(length) >= lengths[:, None])
         mask = torch.zeros(hole.shape, dtype=torch.float32).masked_fill_(hole, -torch.inf)
         return mask[:, None, :].to(self.device)
+
+
+def _block_ends(lengths: NDArray[np.int64]) -> Iterator[int]:
+    """Where each block ends, for lengths [B] sorted from long to short.
+
+    Many sequences of one length are a block without holes (a batch sorted by length then needs no copying at
+    all); the others share a block as long as they are not much shorter than its first.
+    """
+    begins = np.flatnonzero(np.diff(lengths, prepend=lengths[0] + 1))
+    counts = np.diff(begins, append=len(lengths))
+    first: int | None = None  # the length of the open block's first sequence
+    for begin, count in zip(begins.tolist(), counts.tolist(), strict=True):
+        length = int(lengths[begin])
+        own = count >= _OWN_BLOCK
+        if first is not None and (own or length < first * _NEW_BLOCK_BELOW):
+            yield begin
+            first = None
+        if own:
+            yield begin + count
+        elif first is None:
+            first = length
+    if first is not None:
+        yield len(lengths)
 
 
 def kept(mask: Tensor | None, size: int, length: int, device: torch.device) -> Tensor:

@@ -158,7 +158,7 @@ class Classification(Kind):
 
     def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         gold = targets.long().tolist()
-        guess = self._log_probabilities(outputs).argmax(1).tolist()
+        guess = self._log_probabilities(outputs.double()).argmax(1).tolist()  # as in `predictions`
         found = {
             "accuracy": metrics.accuracy(gold, guess),
             "macro_f1": metrics.macro_f1(gold, guess),

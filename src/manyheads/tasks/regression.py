@@ -134,7 +134,8 @@ class Regression(Kind):
         return [Prediction(value=value) for value in self._clipped(outputs.double()).tolist()]
 
     def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        values, gold = self._clipped(outputs), targets.tolist()
+        # In float64 as in `predictions`: what float32 rounds together would be tied ranks here and not there.
+        values, gold = self._clipped(outputs.double()), targets.tolist()
         return {
             "pearson": metrics.pearson(gold, values.tolist()),
             "spearman": metrics.spearman(gold, values.tolist()),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from manyheads.encoder.ragged import Ragged
+from manyheads.errors import WorkError
 from manyheads.files import replacing
 from manyheads.model import Network, ragged_batches
 from manyheads.tasks import Kind
@@ -37,6 +38,10 @@ def outputs_of(
         if progress is not None:
             progress(end - begin)
     network.train(was_training)
+    if not all(bool(one.isfinite().all()) for one in found):
+        raise WorkError(
+            f"task {task}: the model answers with numbers that are not finite; a smaller optimizer.lr may help"
+        )
     return torch.cat(found)[torch.from_numpy(np.argsort(order, kind="stable"))]
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from manyheads.files import finite, write_text
+
 __all__ = ["Journal"]
 
 _EVERY_SECONDS = 10.0  # between two lines where there is no terminal to draw a bar on
@@ -38,9 +40,11 @@ class Journal:
         path = self.folder / "log.jsonl"
         if self._resumed_at is not None and path.is_file():
             _cut(path, self._resumed_at)
-        self._file = open(path, "a", encoding="utf-8")
-        purge = None if self._resumed_at is None else self._resumed_at + 1
-        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=purge)
+        # A run that was killed before its first checkpoint starts afresh, and so does its log.
+        self._file = open(path, "w" if self._resumed_at is None else "a", encoding="utf-8")
+        board = self.folder / "tensorboard"
+        purge = (self._resumed_at or 0) + 1 if board.exists() else None
+        self._board = SummaryWriter(str(board), purge_step=purge)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -143,26 +147,19 @@ class Journal:
         self._file.flush()
 
     def _write(self, record: dict[str, Any], flush: bool = True) -> None:
-        self._file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n")
         if flush:
             self._file.flush()
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return None if isinstance(value, float) and value != value else value
-
-
 def _cut(path: Path, step: int) -> None:
-    """Drop the records after `step`, and a last line that a kill has cut in two."""
+    """Drop the records after `step` (0: all of them), the end's, and a last line that a kill has cut in two."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if record.get("step", 0) <= step:
+        if step > 0 and record.get("step", 0) <= step and record.get("event") != "end":
             kept.append(line)
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(line + "\n" for line in kept))

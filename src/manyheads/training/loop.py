@@ -67,9 +67,9 @@ def train(
     """Train what the recipe says and leave a run folder.
 
     `out` is the run's folder (default `runs/NAME`). With `resume` a run that was stopped or killed goes on
-    from its last checkpoint and ends with the same weights bit for bit as if it had not been stopped. Raises
-    InputError for bad input (nothing is trained then), WorkError for a loss that is not finite, and Stopped
-    after Ctrl-C.
+    from its last checkpoint, or from the start where it has none yet, and ends with the same weights bit for bit
+    as if it had not been stopped. Raises InputError for bad input (nothing is trained then), WorkError for a loss
+    that is not finite, and Stopped after Ctrl-C.
     """
     run = Run(out if out is not None else Path("runs") / recipe.name)
     _refuse_other_content(run, resume)
@@ -108,7 +108,7 @@ def train(
     )
     model.network.encoder.use(compute=chosen.compute, attention=attention)
     with (
-        Journal(run.folder, plan.total, quiet=quiet, resumed_at=progress.step if found else None) as journal,
+        Journal(run.folder, plan.total, quiet=quiet, resumed_at=progress.step if resume else None) as journal,
         _own_random_numbers(recipe.seed),
         _interrupt() as interrupted,
     ):
@@ -403,7 +403,7 @@ def _mixed(seed: int, step: int) -> int:
 
 
 def _key(recipe: Recipe, tasks: Sequence[TaskData], tokenizer: Tokenizer, plan: _Plan) -> str:
-    """What a checkpoint belongs to: the recipe, the tokenizer, the labels and the number of rows of each task."""
+    """What a checkpoint belongs to: the recipe, the tokenizer, and each task's labels and rows to learn and choose by."""
     told = {
         "recipe": recipe.model_dump(mode="json", exclude={"name", "data"}),
         "tokenizer": tokenizer.fingerprint,
@@ -411,8 +411,7 @@ def _key(recipe: Recipe, tasks: Sequence[TaskData], tokenizer: Tokenizer, plan: 
         "tasks": {
             task.name: [
                 task.kind.facts(),
-                len(task.splits["train"]),
-                int(task.splits["train"].rows.starts[-1]),
+                *(task.splits[name].digest for name in ("train", "dev") if name in task.splits),
             ]
             for task in tasks
         },
@@ -424,11 +423,11 @@ def _refuse_other_content(run: Run, resume: bool) -> None:
     folder = run.folder
     if folder.is_file():
         raise InputError("is a file, expected a folder for the run", file=folder)
-    if resume:
-        if not (folder / "recipe.yaml").is_file():
-            raise InputError("no run to resume here", file=folder)
+    if resume and (folder / "recipe.yaml").is_file():
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    # A run that was killed before it wrote anything starts anew, resumed or not.
+    # What begins with a dot is no run's: the leftover of a kill while the first file was written, for one.
+    if folder.is_dir() and not all(one.name.startswith(".") for one in folder.iterdir()):
         raise InputError("exists already; --resume goes on with it, --out names another folder", file=folder)
 
 

@@ -43,7 +43,7 @@ class Supervised(Term):
     """The kind's own loss against the targets."""
 
     def __call__(self, network: Network, ragged: Ragged, part: Part, outputs: Tensor) -> Tensor:
-        return part.kind.loss(outputs, part.targets)
+        return part.kind.loss(outputs, part.targets.to(outputs.device))
 
 
 TERMS: dict[str, Term] = {"supervised": Supervised()}
