@@ -68,7 +68,9 @@ def at_home(app: Sphinx, what: str, name: str, obj: object, skip: bool, options:
 def settings(app: Sphinx) -> None:
     """Write the page with every setting of a recipe, a table for each of its sections."""
     page = ["# All settings of a recipe\n"]
-    page.append("Written from the schema itself when these pages are built. `NAME` stands for a name of your own,")
+    page.append(
+        "Written from the schema itself when these pages are built. `NAME` stands for a name of your own,"
+    )
     page.append("`0` for a position in a list; {doc}`../concepts/recipes` tells how a recipe is read.\n")
     for part, told in groupby(describe_settings(), key=lambda one: one.path.split(".")[0]):
         page.append(f"## {part}\n\n| setting | expects | default | meaning |\n| --- | --- | --- | --- |")

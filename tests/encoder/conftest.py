@@ -1,7 +1,7 @@
 """Pairs of encoders that must agree, ours and transformers', and the one way in which they are compared."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -44,9 +44,7 @@ class Twins(NamedTuple):
             pooled = self.theirs.pooler(chosen)
         torch.testing.assert_close(ours.pooler_output, pooled, atol=atol, rtol=0)
         usual = begins == 0
-        torch.testing.assert_close(
-            ours.pooler_output[usual], theirs.pooler_output[usual], atol=atol, rtol=0
-        )
+        torch.testing.assert_close(ours.pooler_output[usual], theirs.pooler_output[usual], atol=atol, rtol=0)
         for left, right in zip(
             (ours.last_hidden_state, *ours.hidden_states),
             (theirs.last_hidden_state, *theirs.hidden_states),
@@ -65,7 +63,7 @@ class Twins(NamedTuple):
             model.zero_grad()
             out = model(**batch)
             states = out.last_hidden_state
-            keep = kept(batch.get("attention_mask"), *states.shape[:2], states.device)
+            keep = kept(batch.get("attention_mask"), states.shape[0], states.shape[1], states.device)
             weights = torch.linspace(-1, 1, states[keep].numel(), dtype=states.dtype).view_as(states[keep])
             pooled = out.pooler_output[keep[:, 0]]
             loss = (states[keep].square() * weights).sum() + pooled.sin().sum()
@@ -102,7 +100,8 @@ def small(**sizes: Any) -> Any:
 def random_bert(seed: int = 0, **sizes: Any) -> Any:
     """transformers' BertModel with every parameter at random: LayerNorms are no identity, biases are not zero."""
     torch.manual_seed(seed)
-    model = BertModel._from_config(small(**sizes), attn_implementation="eager").eval()
+    theirs: Any = BertModel
+    model = theirs._from_config(small(**sizes), attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(std=0.15)
@@ -138,6 +137,6 @@ def minilm_folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def minilm(minilm_folder: Path) -> Iterator[Twins]:
-    theirs = BertModel.from_pretrained(minilm_folder, attn_implementation="eager").eval()
-    yield Twins(Encoder.from_pretrained(minilm_folder), theirs, minilm_folder)
+def minilm(minilm_folder: Path) -> Twins:
+    theirs: Any = BertModel.from_pretrained(minilm_folder, attn_implementation="eager")
+    return Twins(Encoder.from_pretrained(minilm_folder), theirs.eval(), minilm_folder)

@@ -27,7 +27,7 @@ def random(tokens: int, heads: int, width: int, seed: int = 0, dtype: torch.dtyp
 def reference(qkv: Tensor, lengths: list[int]) -> Tensor:
     """[T, heads, d] by torch's own function, sequence by sequence."""
     parts = []
-    for part in qkv.split(lengths):
+    for part in torch.split(qkv, lengths):
         q, k, v = part.permute(1, 2, 0, 3)  # each [heads, l, d]
         parts.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1))
     return torch.cat(parts)
@@ -40,8 +40,7 @@ def equals_reference(name: str, lengths: list[int], heads: int, width: int, atol
     left, right = BACKENDS[name](ours, batch(lengths), 0.0), reference(theirs, lengths)
     torch.testing.assert_close(left, right, atol=atol, rtol=0)
     above = torch.linspace(-1, 1, left.numel(), dtype=left.dtype).view_as(left)
-    left.backward(above)
-    right.backward(above)
+    torch.autograd.backward([left, right], [above, above])
     torch.testing.assert_close(ours.grad, theirs.grad, atol=atol, rtol=0)
 
 
@@ -86,8 +85,7 @@ def test_lower_precision_stays_close(dtype: torch.dtype, atol: float, lengths: l
     left, right = attend(low, batch(lengths)), reference(exact, lengths)
     assert left.dtype is dtype
     torch.testing.assert_close(left.double(), right, atol=atol, rtol=0)
-    left.sum().backward()
-    right.sum().backward()
+    torch.autograd.backward([left.sum(), right.sum()])
     assert low.grad is not None
     assert low.grad.dtype is dtype
     torch.testing.assert_close(low.grad.double(), exact.grad, atol=2 * atol, rtol=2 * atol)
@@ -105,7 +103,7 @@ def test_the_weights_themselves(lengths: list[int]) -> None:
     weights = attention_weights(qkv, batch(lengths))
     longest = max(lengths)
     assert weights.shape == (len(lengths), 3, longest, longest)
-    for row, part in zip(weights, qkv.split(lengths), strict=True):
+    for row, part in zip(weights, torch.split(qkv, lengths), strict=True):
         q, k, _ = part.permute(1, 2, 0, 3)
         n = len(part)
         expected = torch.zeros(3, longest, longest, dtype=torch.float64)
@@ -144,5 +142,7 @@ def test_backend_by_name_or_by_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert choose_backend() is choose_backend("torch") is BACKENDS["torch"]
     monkeypatch.setenv("MANYHEADS_ATTENTION", "torhc")
     assert choose_backend("torch") is BACKENDS["torch"]
-    with pytest.raises(InputError, match=r"^attention backend 'torhc': expected one of torch.*mean 'torch'\?$"):
+    with pytest.raises(
+        InputError, match=r"^attention backend 'torhc': expected one of torch.*mean 'torch'\?$"
+    ):
         choose_backend()

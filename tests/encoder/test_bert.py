@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - look-alike characters are what is tested here
 """Our encoder against transformers' BertModel: outputs, gradients, real sentences, and the folder that both load."""
 
 from collections.abc import Callable
@@ -110,7 +111,9 @@ def test_a_ragged_batch_is_the_padded_one(make_twins: Callable[..., Any]) -> Non
     torch.testing.assert_close(states.tokens, padded.last_hidden_state[keep])
     torch.testing.assert_close(states.pooled(), padded.pooler_output)
     torch.testing.assert_close(states.first(), padded.last_hidden_state[:, 0])
-    mean = torch.stack([row[: len(one)].mean(0) for row, one in zip(padded.last_hidden_state, rows, strict=True)])
+    mean = torch.stack(
+        [row[: len(one)].mean(0) for row, one in zip(padded.last_hidden_state, rows, strict=True)]
+    )
     torch.testing.assert_close(states.mean(), mean)
     assert len(states.layers) == 3
     for layer, other in zip(states.layers, padded.hidden_states, strict=True):
@@ -274,7 +277,9 @@ def test_minilm_reads_padded_sentences_as_transformers_does(minilm: Any, read: l
     with torch.no_grad():
         ours, theirs = minilm.ours(**batch), minilm.theirs(**batch)
     keep = batch["attention_mask"] == 1
-    torch.testing.assert_close(ours.last_hidden_state[keep], theirs.last_hidden_state[keep], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours.last_hidden_state[keep], theirs.last_hidden_state[keep], atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.skipif(not bfloat16_is_fast(), reason="this processor has no bfloat16 arithmetic")
@@ -305,7 +310,9 @@ def test_transformers_loads_what_we_save_and_back(make_twins: Callable[..., Any]
     theirs.save_pretrained(tmp_path / "back")
     back = Encoder.from_pretrained(tmp_path / "back")
     assert back.shape == twins.ours.shape
-    assert all(torch.equal(tensor, twins.ours.state_dict()[name]) for name, tensor in back.state_dict().items())
+    assert all(
+        torch.equal(tensor, twins.ours.state_dict()[name]) for name, tensor in back.state_dict().items()
+    )
 
 
 def test_the_loaded_encoder_is_an_ordinary_module(make_twins: Callable[..., Any]) -> None:

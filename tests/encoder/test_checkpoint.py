@@ -101,9 +101,9 @@ def test_a_task_model_with_prefix(kind: Any, theirs: Any, tmp_path: Path) -> Non
 def old_names(state: State) -> State:
     """As Google's first conversions called LayerNorm's parameters."""
     return {
-        f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): (
-            tensor
-        )
+        f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): (tensor)
         for name, tensor in state.items()
     }
 
@@ -133,7 +133,7 @@ def test_sharded_safetensors(folder: Path, theirs: Any) -> None:
 def sharded_bin(folder: Path, state: State) -> Path:
     (folder / "model.safetensors").unlink()
     names = sorted(state)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(3):
         shard = f"pytorch_model-{number + 1:05}-of-00003.bin"
         torch.save({name: state[name] for name in names[number::3]}, folder / shard)
@@ -265,7 +265,9 @@ def test_no_config(folder: Path) -> None:
 
 def test_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"no weights here: expected model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(
+        InputError, match=r"no weights here: expected model\.safetensors or pytorch_model\.bin"
+    ):
         Encoder.from_pretrained(folder)
 
 
@@ -308,7 +310,9 @@ def test_a_missing_tensor_is_named(folder: Path, name: str) -> None:
 
 def test_whole_numbers_are_no_weights(folder: Path) -> None:
     edit_weights(folder, lambda state: state | {"pooler.dense.bias": torch.zeros(32, dtype=torch.int8)})
-    refuses(folder, "model.safetensors", r"pooler\.dense\.bias: expected floating point numbers, found torch.int8")
+    refuses(
+        folder, "model.safetensors", r"pooler\.dense\.bias: expected floating point numbers, found torch.int8"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.01, 0.5, 0.999])
@@ -379,7 +383,9 @@ def test_an_index_that_names_a_path(folder: Path, theirs: Any, tmp_path: Path, n
     torch.save(weights(theirs), tmp_path / "outside.bin")
     index = sharded_bin(folder, weights(theirs))
     index.write_text(json.dumps({"weight_map": {"pooler.dense.bias": name}}))
-    refuses(folder, index.name, "expected names of files beside it|the shard .* is missing|not an index of shards")
+    refuses(
+        folder, index.name, "expected names of files beside it|the shard .* is missing|not an index of shards"
+    )
 
 
 def test_a_missing_shard(folder: Path, theirs: Any) -> None:
@@ -396,7 +402,9 @@ def test_a_truncated_shard_is_named(folder: Path, theirs: Any) -> None:
     refuses(folder, shard.name, "not a whole safetensors file")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1, "b": "c"}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1, "b": "c"}}']
+)
 def test_an_index_that_is_none(folder: Path, theirs: Any, content: str) -> None:
     index = sharded_bin(folder, weights(theirs))
     index.write_text(content)

@@ -24,8 +24,10 @@ KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 
+import scipy.stats
+import sklearn.metrics
 import torch
-import torch._dynamo  # what the first step of an optimiser imports
+import torch._dynamo  # which the first step of an optimiser imports
 import torch.utils.tensorboard
 from manyheads.cli import main
 import manyheads.training.loop

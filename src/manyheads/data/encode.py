@@ -96,12 +96,14 @@ class TokenCache:
         """The folder with this key, if it is whole."""
         path = self.folder / key
         try:
-            tokens = int(np.load(path / "starts.npy", mmap_mode="r")[-1])
+            starts, dropped = (np.load(path / name) for name in ("starts.npy", "dropped.npy"))
+            tokens = int(starts[-1])
             sizes = [(path / name).stat().st_size for name in ("ids.bin", "segments.bin")]
-            json.loads((path / "table.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, EOFError):
+            table = json.loads((path / "table.json").read_text(encoding="utf-8"))
+            whole = len(dropped) == len(starts) - 1 and {"places", "values", "unlabelled"} <= set(table)
+        except (OSError, EOFError, ValueError, TypeError, IndexError):
             return None
-        return path if sizes == [4 * tokens, tokens] else None
+        return path if whole and sizes == [4 * tokens, tokens] else None
 
     def new(self, key: str) -> Path | None:
         """A fresh folder to write into, or None where the cache cannot be written."""
@@ -121,6 +123,8 @@ class TokenCache:
         try:
             os.replace(written, path)
         except OSError:
+            if self.find(key) is None:  # something else stands there: use what was written where it is
+                return written
             shutil.rmtree(written, ignore_errors=True)
         return path
 

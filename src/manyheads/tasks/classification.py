@@ -87,14 +87,16 @@ class Classification(Kind):
     def learn(self, values: Sequence[object]) -> None:
         if self.labels:
             return
-        names = {_name(value) for value in values}
+        # NaN is no label; `target` refuses it with its row.
+        names = {_name(value) for value in values if not (isinstance(value, float) and math.isnan(value))}
         if all(_whole_number(name) is not None for name in names):
             names = {str(_whole_number(name)) for name in names}
             found = tuple(sorted(names, key=int))
         else:
             found = tuple(sorted(names))
         if len(found) < 2:
-            raise ValueError(f"expected two or more labels, found only {', '.join(map(shown, found))}")
+            only = ", ".join(map(shown, found)) or "none"
+            raise ValueError(f"expected two or more labels, found only {only}")
         if len(found) > _MOST_LABELS:
             raise ValueError(
                 f"expected labels, found {len(found)} different values such as {shown(found[0])}"

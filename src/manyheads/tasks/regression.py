@@ -94,7 +94,7 @@ class Regression(Kind):
             wanted += " from {:g} to {:g}".format(*self.settings.range)
         try:
             number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"found {shown(value)}, expected {wanted}") from None
         least, greatest = self.settings.range or (-math.inf, math.inf)
         if isinstance(value, bool) or not math.isfinite(number) or not least <= number <= greatest:

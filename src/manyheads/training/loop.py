@@ -153,19 +153,21 @@ def evaluate_run(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """{split: {task: {measure: value}}} of a trained run, scored anew on the recipe's files.
 
-    `splits` default to those with labels that the run was scored on. Labels outside the run's are refused.
+    `splits` default to all that have labels, but train; a task without one of them is passed over. Labels outside the
+    run's are refused.
     """
     model = model or run.model()
     recipe = run.recipe.with_overrides(overrides)
     found: dict[str, dict[str, dict[str, float]]] = {}
+    known = {split for section in recipe.tasks.values() for split in split_names(section)}
+    for split in splits or ():
+        if split not in known:
+            raise InputError(f"no task has a split {split!r}; there are {', '.join(sorted(known))}")
     for name, section in recipe.tasks.items():
         if name not in model.tasks:
             raise InputError(f"the run's recipe has a task {name!r} that its model has not", file=run.folder)
         named = split_names(section)
         wanted = [one for one in named if (one in splits if splits is not None else one != "train")]
-        for split in splits or ():
-            if split not in named:
-                raise InputError(f"tasks.{name}: no split {split!r}; it has {', '.join(named)}")
         data = load_task(
             name,
             recipe,
