@@ -26,7 +26,22 @@ def shared_data() -> Path:
 
 GOOD = ("fine", "good", "great", "lovely", "bright", "superb", "funny", "warm")
 BAD = ("bad", "awful", "dull", "poor", "cold", "sad", "ugly", "weak")
-PLAIN = ("film", "the", "a", "was", "story", "actor", "music", "end", "scene", "plot", "and", "but", "it", "very")
+PLAIN = (
+    "film",
+    "the",
+    "a",
+    "was",
+    "story",
+    "actor",
+    "music",
+    "end",
+    "scene",
+    "plot",
+    "and",
+    "but",
+    "it",
+    "very",
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-:;()/"
 
 

@@ -233,7 +233,9 @@ def spoilt(folder: Path, change: Any) -> None:
         (lambda d: d["tasks"].update(new=d["tasks"]["mood"]), "new.*found nothing"),
     ],
 )
-def test_files_that_do_not_belong_together_are_refused(model: Model, tmp_path: Path, change: Any, told: str) -> None:
+def test_files_that_do_not_belong_together_are_refused(
+    model: Model, tmp_path: Path, change: Any, told: str
+) -> None:
     model.save(tmp_path)
     spoilt(tmp_path, change)
     with pytest.raises(mh.InputError, match=told) as caught:

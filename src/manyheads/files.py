@@ -77,6 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield beside
             with beside.open("r+b") as written:
                 os.fsync(written.fileno())
+            os.chmod(beside, _ordinary_mode())  # some libraries create their files for their owner alone
             os.replace(beside, final)
         finally:
             with suppress(OSError):
@@ -87,6 +88,13 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _ordinary_mode() -> int:
+    """The mode that a new file gets from the umask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_text(path: Path, text: str) -> None:

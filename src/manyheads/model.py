@@ -84,11 +84,13 @@ class Model:
         self.network = network.eval()
         self.tokenizer = tokenizer
         self.tasks = {task.name: task for task in tasks}
-        self.use(precision)
+        self.precision = precision
+        self.use()
 
-    def use(self, precision_name: str = "auto", attention: str | None = None) -> "Model":
-        """Choose the precision and the attention backend; returns the model itself."""
-        chosen = precision.choose(precision_name, self.device)
+    def use(self, precision_name: str | None = None, attention: str | None = None) -> "Model":
+        """Choose the precision (None: leave it) and the attention backend; returns the model itself."""
+        self.precision = precision_name or self.precision
+        chosen = precision.choose(self.precision, self.device)
         self.network.to(chosen.parameters)
         self.network.encoder.use(compute=chosen.compute, attention=attention)
         return self
@@ -99,9 +101,9 @@ class Model:
         return next(self.network.parameters()).device
 
     def to(self, device: str | torch.device) -> "Model":
-        """Move the parameters; returns the model itself."""
-        self.network.to(device)
-        return self
+        """Move the parameters; returns the model itself. InputError where there is no such device."""
+        self.network.to(precision.usable(device))
+        return self.use()
 
     def task(self, name: str) -> Task:
         """The task called `name`; InputError names the known ones."""

@@ -82,17 +82,19 @@ class Run:
         }
         write_json(self.folder / "scores.json", plain)
 
-    def model(self, precision: str = "auto") -> Model:
-        """The trained model."""
+    def model(self, precision: str | None = None) -> Model:
+        """The trained model, in the precision it was trained in (bf16 only where this processor has it)."""
+        if precision is None:
+            precision = "auto" if self.recipe.precision == "bf16" else self.recipe.precision
         return Model.load(self.model_folder, precision)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
 
-def load(folder: str | Path, precision: str = "auto") -> Model:
-    """The model of a run folder (or of a bare model folder)."""
+def load(folder: str | Path, precision: str | None = None) -> Model:
+    """The model of a run folder (or of a bare model folder), in the run's precision unless another is named."""
     path = Path(folder)
     if (path / "heads.json").is_file():
-        return Model.load(path, precision)
+        return Model.load(path, precision or "auto")
     return Run.open(path).model(precision)

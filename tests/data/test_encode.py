@@ -15,7 +15,7 @@ from manyheads.data.read import Row
 from manyheads.encoder.tokenizer import SPECIAL, Tokenizer
 from manyheads.errors import InputError
 
-WORDS = "the film was good bad and long very short a story of two dogs".split()
+WORDS = ["the", "film", "was", "good", "bad", "and", "long", "very", "short", "a", "story", "of"]
 TEXTS = [" ".join(WORDS[number % 7 : number % 7 + 1 + number % 9]) for number in range(23)]
 
 

@@ -463,3 +463,14 @@ def test_a_batch_size_of_its_own_is_kept() -> None:
     larger = schedule("proportional", {"a": 5}, 32)
     assert larger.describe() == [Share("a", 5, 5, 1)]
     assert sorted(larger[0].rows) == [0, 1, 2, 3, 4]
+
+
+def test_an_open_last_stage_gets_the_epochs_and_the_earlier_ones_all_of_theirs() -> None:
+    stages = [{"tasks": ["a"], "epochs": 4}, {"schedule": "round_robin"}]
+    plan = mixing.schedule("sequential", {"a": 50, "b": 20}, 10, stages=stages)
+    assert plan.steps_for(2) == 4 * 5 + 2 * 2 * 2
+    assert {plan[k].task for k in range(20)} == {"a"}
+    assert [plan[k].task for k in range(20, 24)] == ["a", "b", "a", "b"]
+    assert mixing.schedule("proportional", {"a": 50}, 10).steps_for(0.5) == 2
+    ended = [{"tasks": ["a"], "epochs": 4}, {"schedule": "round_robin", "epochs": 1}]
+    assert mixing.schedule("sequential", {"a": 50, "b": 20}, 10, stages=ended).steps_for(9) == 24

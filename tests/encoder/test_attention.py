@@ -91,6 +91,13 @@ def test_lower_precision_stays_close(dtype: torch.dtype, atol: float, lengths: l
     torch.testing.assert_close(low.grad.double(), exact.grad, atol=2 * atol, rtol=2 * atol)
 
 
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    qkv = random(3, 1, 2).requires_grad_()
+    (first,) = torch.autograd.grad(attend(qkv, batch([3])).square().sum(), qkv, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(first.sum())
+
+
 def test_large_scores_do_not_overflow() -> None:
     qkv = random(9, 2, 8) * 200
     assert torch.isfinite(attend(qkv.float(), batch([4, 5]))).all()

@@ -22,7 +22,7 @@ def test_share_of_kept_elements(share: float, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     mask = keep_mask(torch.Size(shape), share, torch.empty(0, dtype=torch.float64))
     assert mask.shape == shape
-    assert set(mask.unique().tolist()) == {0.0, 1 / (1 - share)}
+    assert set(torch.unique(mask).tolist()) == {0.0, 1 / (1 - share)}
     count = mask.numel()
     limit = 5 * math.sqrt(share * (1 - share) / count)
     assert float((mask > 0).double().mean()) == pytest.approx(1 - share, abs=limit)
@@ -115,6 +115,19 @@ def test_linear_in_float64_is_exact_whatever_is_chosen(compute: torch.dtype | No
     assert torch.autograd.gradcheck(ours, (x.requires_grad_(),))
 
 
+@pytest.mark.parametrize("compute", [None, BF16])
+def test_linear_then_gelu(compute: torch.dtype | None) -> None:
+    ours = Linear(48, 32).eval()
+    nn.init.normal_(ours.weight, std=0.2)
+    ours.compute = compute
+    x = torch.randn(64, 48)
+    atol = 1e-5 if compute is None else 0.05
+    exact = F.gelu(twin(ours)(x))
+    torch.testing.assert_close(ours.then_gelu(x).float(), exact, atol=atol, rtol=atol)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.then_gelu(x).float(), exact, atol=atol, rtol=atol)
+
+
 def gradients(module: nn.Module, x: Tensor, above: Tensor) -> dict[str, Tensor]:
     x = x.detach().clone().requires_grad_()
     module(x).backward(above)
@@ -143,7 +156,7 @@ def test_mixed_precision_gradients_are_near_float32(rows: tuple[int, ...]) -> No
         assert error < 2**-7, name
 
 
-@pytest.mark.parametrize("frozen", [["weight", "bias"], []])
+@pytest.mark.parametrize("frozen", [["weight", "bias"], ["weight"], ["bias"], []])
 def test_frozen_weights_get_no_gradient_and_pass_it_on(frozen: list[str]) -> None:
     ours = Linear(8, 4)
     ours.compute = BF16
@@ -154,10 +167,39 @@ def test_frozen_weights_get_no_gradient_and_pass_it_on(frozen: list[str]) -> Non
     assert found.keys() == {"x", "weight", "bias"} - set(frozen)
 
 
+def test_biases_learn_alone() -> None:
+    ours = Linear(8, 4)
+    ours.compute = BF16
+    ours.weight.requires_grad_(False)
+    ours(torch.randn(3, 8)).sum().backward()
+    assert ours.bias.grad is not None
+    assert ours.bias.grad.tolist() == [3.0] * 4
+
+
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    ours = Linear(8, 4)
+    ours.compute = BF16
+    x = torch.randn(3, 8, requires_grad=True)
+    (first,) = torch.autograd.grad(ours(x).float().square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(first.sum())
+
+
 def by_fused_adamw(ours: Linear) -> None:
     optimizer = torch.optim.AdamW(ours.parameters(), lr=0.5, fused=True)
     ours(torch.ones(2, 4)).float().square().sum().backward()
     optimizer.step()
+
+
+def by_fused_adamw_after_a_pass_without_gradients(ours: Linear) -> None:
+    """As a step that also asks for the clean outputs, or for its own old ones, may do."""
+    optimizer = torch.optim.AdamW(ours.parameters(), lr=0.5, fused=True)
+    loss = ours.train()(torch.ones(2, 4)).float().square().sum()
+    with torch.no_grad():
+        ours(torch.ones(2, 4))
+    loss.backward()
+    optimizer.step()
+    ours.eval()
 
 
 def by_load_state_dict(ours: Linear) -> None:
@@ -182,6 +224,7 @@ def by_new_storage(ours: Linear) -> None:
     "change",
     [
         by_fused_adamw,
+        by_fused_adamw_after_a_pass_without_gradients,
         by_load_state_dict,
         by_in_place_edit,
         by_in_place_edit_of_the_bias,
@@ -189,7 +232,7 @@ def by_new_storage(ours: Linear) -> None:
     ],
 )
 def test_converted_weights_are_never_stale(change: Callable[[Linear], None]) -> None:
-    ours = Linear(4, 3)
+    ours = Linear(4, 3).eval()
     ours.compute = BF16
     x = torch.tensor([[1.0, 2.0, -1.0, 0.5]])
 
@@ -207,7 +250,7 @@ def test_converted_weights_are_never_stale(change: Callable[[Linear], None]) -> 
 
 
 def test_weights_are_converted_once_while_they_stand() -> None:
-    ours = Linear(4, 3)
+    ours = Linear(4, 3).eval()
     ours.compute = BF16
     with torch.no_grad():
         ours(torch.ones(1, 4))
@@ -219,10 +262,11 @@ def test_weights_are_converted_once_while_they_stand() -> None:
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_copies_leave_the_converted_weights_behind(again: Callable[[Linear], Any]) -> None:
-    ours = Linear(4, 3)
+    ours = Linear(4, 3).eval()
     ours.compute = BF16
     with torch.no_grad():
         ours(torch.ones(1, 4))
+        assert ours._converted is not None
         other = again(ours)
         assert other._converted is None
         other.weight.add_(1)
@@ -230,7 +274,7 @@ def test_copies_leave_the_converted_weights_behind(again: Callable[[Linear], Any
 
 
 def test_inference_mode_reads_the_same_numbers() -> None:
-    ours = Linear(4, 3)
+    ours = Linear(4, 3).eval()
     ours.compute = BF16
     with torch.no_grad():
         calm = ours(torch.ones(1, 4))

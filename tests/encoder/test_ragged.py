@@ -53,7 +53,7 @@ def test_padded_and_ragged_are_the_same_batch(rows: list[list[int]]) -> None:
     for name in ("token_ids", "segment_ids", "positions", "cu_seqlens"):
         assert torch.equal(getattr(one, name), getattr(two, name)), name
     assert (one.lengths == two.lengths).all()
-    assert torch.equal(pad(two.token_ids, kept(mask, *ids.shape, ids.device)), ids)
+    assert torch.equal(pad(two.token_ids, kept(mask, len(rows), longest, ids.device)), ids)
 
 
 @given(masks())

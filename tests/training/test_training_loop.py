@@ -28,7 +28,9 @@ def train(recipe: dict[str, Any], out: Path, **settings: Any) -> Run:
 def weights(run: Run) -> dict[str, Tensor]:
     """All tensors of a run's model."""
     heads = load_file(run.model_folder / "heads.safetensors")
-    return load_file(run.model_folder / "model.safetensors") | {f"heads/{name}": one for name, one in heads.items()}
+    return load_file(run.model_folder / "model.safetensors") | {
+        f"heads/{name}": one for name, one in heads.items()
+    }
 
 
 def records(run: Run, event: str) -> list[dict[str, Any]]:
@@ -92,7 +94,7 @@ class ByHand:
 
     def groups(self) -> list[dict[str, Any]]:
         """A group a parameter: rates fall by 0.9 a layer; matrices are decayed."""
-        named = [*self.bert.named_parameters()]
+        named: list[tuple[str, Tensor]] = [*self.bert.named_parameters()]
         named += [(f"head.{name}", one) for name, both in self.heads.items() for one in both]
         groups = []
         for name, one in named:
@@ -116,11 +118,16 @@ class ByHand:
             optimizer.zero_grad()
             for draw in (schedule[step * draws + i] for i in range(draws)):
                 self.loss(draw.task, draw.rows.tolist()).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 0.7)
+            torch.nn.utils.clip_grad_norm_(
+                [one for group in optimizer.param_groups for one in group["params"]], 0.7
+            )
             optimizer.step()
         found = {name: one.detach() for name, one in self.bert.named_parameters()}
         for name, (weight, bias) in self.heads.items():
-            found |= {f"heads/{name}.output.weight": weight.detach(), f"heads/{name}.output.bias": bias.detach()}
+            found |= {
+                f"heads/{name}.output.weight": weight.detach(),
+                f"heads/{name}.output.bias": bias.detach(),
+            }
         return found
 
 
@@ -183,7 +190,9 @@ def test_checkpoints_and_evaluations_change_no_bit(tiny: "Tiny", tmp_path: Path)
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: "Tiny", tmp_path: Path, accumulate: int) -> None:
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    tiny: "Tiny", tmp_path: Path, accumulate: int
+) -> None:
     found = []
     for parts in (1, accumulate):
         recipe = tiny.recipe(
@@ -203,7 +212,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny: "Tiny", tmp_pa
 
 def test_a_frozen_encoder_keeps_its_bits(tiny: "Tiny", tmp_path: Path) -> None:
     recipe = tiny.recipe(
-        encoder={"from": str(tiny.folder / "bert"), "freeze": True}, tasks={"mood": tiny.mood(), "again": tiny.mood()}
+        encoder={"from": str(tiny.folder / "bert"), "freeze": True},
+        tasks={"mood": tiny.mood(), "again": tiny.mood()},
     )
     run = train(recipe, tmp_path / "run")
     found, before = weights(run), load_file(tiny.folder / "bert" / "model.safetensors")
@@ -212,7 +222,9 @@ def test_a_frozen_encoder_keeps_its_bits(tiny: "Tiny", tmp_path: Path) -> None:
 
 
 def test_nothing_to_learn_is_refused(tiny: "Tiny", tmp_path: Path) -> None:
-    recipe = tiny.recipe(encoder={"from": str(tiny.folder / "bert"), "freeze": True}, tasks={"pairs": tiny.pairs()})
+    recipe = tiny.recipe(
+        encoder={"from": str(tiny.folder / "bert"), "freeze": True}, tasks={"pairs": tiny.pairs()}
+    )
     with pytest.raises(mh.InputError, match="nothing to train"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -254,14 +266,18 @@ def test_patience_ends_the_training_and_the_best_weights_are_kept(tiny: "Tiny", 
     (end,) = records(run, "end")
     assert (end["step"], end["best_step"]) == (9, 3)
     kept = load_file(run.checkpoints / "best.safetensors")["encoder.layers.0.feedforward.up.weight"]
-    last = load_file(run.checkpoints / "step-00000009.safetensors")["network/encoder.layers.0.feedforward.up.weight"]
+    last = load_file(run.checkpoints / "step-00000009.safetensors")[
+        "network/encoder.layers.0.feedforward.up.weight"
+    ]
     found = weights(run)["encoder.layer.0.intermediate.dense.weight"]
     assert torch.equal(found, kept)
     assert not torch.equal(found, last)
 
 
 def test_the_scores_are_those_of_the_best_evaluation(tiny: "Tiny", tmp_path: Path) -> None:
-    run = train(tiny.recipe(schedule={"epochs": 4, "batch_size": 8}, optimizer={"lr": 5e-3}), tmp_path / "run")
+    run = train(
+        tiny.recipe(schedule={"epochs": 4, "batch_size": 8}, optimizer={"lr": 5e-3}), tmp_path / "run"
+    )
     evaluations = records(run, "evaluation")
     best = max(evaluations, key=lambda record: record["mean"])
     assert run.scores == best["scores"]
@@ -271,7 +287,9 @@ def test_the_scores_are_those_of_the_best_evaluation(tiny: "Tiny", tmp_path: Pat
 
 
 def test_it_learns(tiny: "Tiny", tmp_path: Path) -> None:
-    recipe = tiny.recipe(tasks={"mood": tiny.mood()}, schedule={"epochs": 20, "batch_size": 8}, optimizer={"lr": 5e-3})
+    recipe = tiny.recipe(
+        tasks={"mood": tiny.mood()}, schedule={"epochs": 20, "batch_size": 8}, optimizer={"lr": 5e-3}
+    )
     run = train(recipe, tmp_path / "run")
     assert run.all_scores["test"]["mood"]["accuracy"] > 0.8
 
@@ -312,10 +330,11 @@ def test_every_schedule_trains_what_it_draws(tiny: "Tiny", tmp_path: Path, mixin
 @pytest.mark.parametrize("decay", ["constant", "cosine"])
 def test_every_optimizer_and_decay_trains(tiny: "Tiny", tmp_path: Path, optimizer: str, decay: str) -> None:
     recipe = tiny.recipe(
-        optimizer={"name": optimizer, "lr": 1e-3}, schedule={"steps": 3, "batch_size": 8, "decay": decay, "warmup": 0.4}
+        optimizer={"name": optimizer, "lr": 1e-3},
+        schedule={"steps": 3, "batch_size": 8, "decay": decay, "warmup": 0.4},
     )
     run = train(recipe, tmp_path / "run")
-    factors = {"constant": [0, 1, 1], "cosine": [0, 1, 0.5]}[decay]
+    factors = [0, 1, 1] if decay == "constant" else [0, 1, 0.5]
     assert [record["lr"] for record in records(run, "step")] == pytest.approx([1e-3 * one for one in factors])
 
 
@@ -347,7 +366,9 @@ def test_a_run_is_where_another_starts_from(tiny: "Tiny", tiny_run: Path, tmp_pa
 # ---- failures while working ----
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(tiny: "Tiny", tmp_path: Path, command: "Command") -> None:
+def test_a_loss_that_is_not_finite_ends_the_training(
+    tiny: "Tiny", tmp_path: Path, command: "Command"
+) -> None:
     recipe = tiny.write(tmp_path / "r.yaml", optimizer={"lr": 1e30, "clip": None}, schedule={"steps": 30})
     told = command.refused("train", recipe, "--out", tmp_path / "run", "--quiet", status=1)
     assert "finite" in told or "the loss is" in told

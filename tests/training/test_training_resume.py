@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 import manyheads as mh
-from manyheads.training import loop, state
+from manyheads.encoder import checkpoint
+from manyheads.training import loop
 from manyheads.training.journal import Journal
 
 if TYPE_CHECKING:
@@ -145,17 +147,18 @@ def whole(tiny: "Tiny", tmp_path: Path) -> Path:
 def test_a_cut_while_a_checkpoint_is_written(
     tiny: "Tiny", tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int, place: str
 ) -> None:
-    plain = state.save_file
+    plain = save_file
 
     def half(tensors: Any, path: Any, metadata: Any = None) -> None:
         plain(tensors, path, metadata)
         if int(json.loads((metadata or {}).get("progress", '{"step": 0}'))["step"]) >= step:
             if place == "weights":
                 os.truncate(path, os.path.getsize(path) // 2)
-            (Path(path).parent / f".step-{step:08d}.safetensors.part-1").write_bytes(b"half")  # as a kill leaves it
+            leftover = Path(path).with_name(f".step-{step:08d}.safetensors.part-1")  # as a kill leaves it
+            leftover.write_bytes(b"half")
             raise PowerCutError
 
-    monkeypatch.setattr(state, "save_file", half)
+    monkeypatch.setattr(checkpoint, "save_file", half)
     out = tmp_path / "cut"
     with pytest.raises(PowerCutError):
         train(tiny, out)
@@ -191,7 +194,9 @@ def test_a_cut_between_two_checkpoints(
     assert [one["step"] for one in events_of(out, "evaluation")] == [3, 6, 9]
 
 
-def test_a_stopped_patience_is_remembered(tiny: "Tiny", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_patience_is_remembered(
+    tiny: "Tiny", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings: dict[str, Any] = {
         "tasks": {"mood": tiny.mood()},
         "optimizer": {"lr": 1e-7},
@@ -257,7 +262,9 @@ def test_ctrl_c_ends_the_step_writes_a_checkpoint_and_leaves_with_130(
     assert "Traceback" not in ended.err
     assert ended.err.splitlines()[-1] == "stopped after step 4; go on with --resume"
     assert signal.getsignal(signal.SIGINT) is handler
-    assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("step*")] == ["step-00000004.safetensors"]
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("step*")] == [
+        "step-00000004.safetensors"
+    ]
     told = command.refused("evaluate", tmp_path / "cut")
     assert "no model yet; finish it with --resume" in told
     assert command("train", recipe, "--out", tmp_path / "cut", "--resume", "--quiet").status == 0
@@ -271,7 +278,9 @@ def test_a_second_ctrl_c_does_not_wait(tiny: "Tiny", tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt) as caught:
             train(tiny, tmp_path / "cut")
     assert not isinstance(caught.value, mh.Stopped)
-    assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("step*")] == ["step-00000004.safetensors"]
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("step*")] == [
+        "step-00000004.safetensors"
+    ]
 
 
 # ---- what is not resumed ----
@@ -282,7 +291,9 @@ def test_another_recipe_is_refused_and_the_run_left_alone(tiny: "Tiny", whole: P
     with pytest.raises(mh.InputError, match="written with another recipe"):
         train(tiny, whole, resume=True, seed=8)
     with pytest.raises(mh.InputError, match="written with another recipe"):
-        train(tiny, whole, resume=True, tasks={"mood": tiny.mood(labels=["good", "bad"]), "pairs": tiny.pairs()})
+        train(
+            tiny, whole, resume=True, tasks={"mood": tiny.mood(labels=["good", "bad"]), "pairs": tiny.pairs()}
+        )
     assert (bits(whole), (whole / "recipe.yaml").read_bytes(), (whole / "log.jsonl").read_bytes()) == before
 
 
@@ -347,7 +358,9 @@ def test_where_there_is_nothing_to_resume_a_run_starts(tiny: "Tiny", tmp_path: P
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
-def test_a_cut_before_the_first_file_leaves_a_folder_to_start_in(tiny: "Tiny", tmp_path: Path, whole: Path) -> None:
+def test_a_cut_before_the_first_file_leaves_a_folder_to_start_in(
+    tiny: "Tiny", tmp_path: Path, whole: Path
+) -> None:
     out = tmp_path / "early"
     out.mkdir()
     (out / ".recipe.yaml.part-123").write_text("na")
@@ -362,4 +375,8 @@ def test_only_the_newest_checkpoint_is_kept_and_it_holds_the_moments(whole: Path
         names = list(file.keys())
         assert json.loads(file.metadata()["progress"])["step"] == 9
     assert {name.split("/")[0] for name in names} == {"network", "optimizer"}
-    assert {name.split("/")[2] for name in names if name.startswith("optimizer")} == {"step", "exp_avg", "exp_avg_sq"}
+    assert {name.split("/")[2] for name in names if name.startswith("optimizer")} == {
+        "step",
+        "exp_avg",
+        "exp_avg_sq",
+    }

@@ -59,17 +59,24 @@ def test_transformers_loads_the_encoder_with_equal_states(tiny_run: Path) -> Non
     theirs = transformers.AutoModel.from_pretrained(tiny_run / "model").eval()
     ours = mh.Encoder.from_pretrained(tiny_run / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_run / "model")
-    batch = tokenizer(["a fine film", "the plot was awful, but the music and the end!"], padding=True, return_tensors="pt")
+    batch = tokenizer(
+        ["a fine film", "the plot was awful, but the music and the end!"], padding=True, return_tensors="pt"
+    )
     with torch.no_grad():
         wanted, found = theirs(**batch), ours(**batch)
     mask = batch["attention_mask"][..., None]
-    torch.testing.assert_close(found.last_hidden_state * mask, wanted.last_hidden_state * mask, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found.last_hidden_state * mask, wanted.last_hidden_state * mask, atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(found.pooler_output, wanted.pooler_output, atol=1e-5, rtol=0)
 
 
 def test_scores_are_those_of_the_predictions_by_scikit_learn_and_scipy(tiny_run: Path) -> None:
     scores = json.loads((tiny_run / "scores.json").read_text())
-    assert {split: set(tasks) for split, tasks in scores.items()} == {"dev": {"mood", "pairs"}, "test": {"mood"}}
+    assert {split: set(tasks) for split, tasks in scores.items()} == {
+        "dev": {"mood", "pairs"},
+        "test": {"mood"},
+    }
     for split in ("dev", "test"):
         rows = table(tiny_run / "predictions" / f"mood-{split}.csv")
         gold, guess = [row["gold"] for row in rows], [row["label"] for row in rows]
@@ -108,7 +115,7 @@ def test_the_log_has_each_step_once_and_every_evaluation(tiny_run: Path) -> None
     assert [record["step"] for record in steps] == list(range(1, 13))
     assert [next(iter(record["loss"])) for record in steps] == ["mood", "pairs"] * 6
     assert [record["step"] for record in records if record["event"] == "evaluation"] == [12]
-    assert [record["event"] for record in records][0] == "start"
+    assert records[0]["event"] == "start"
     assert records[-1]["event"] == "end"
     assert records[-1]["scores"] == json.loads((tiny_run / "scores.json").read_text())
     rates = [record["lr"] for record in steps]

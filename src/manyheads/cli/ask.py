@@ -25,7 +25,7 @@ def ask(
     from manyheads.cli.show import predictions_table
     from manyheads.run import load
 
-    model = load(run, precision or "auto").to(device).use(precision or "auto", attention)
+    model = load(run, precision).to(device).use(attention=attention)
     if text_b is None:
         (found,) = model.analyze([text], task)
     else:

@@ -26,7 +26,7 @@ def evaluate(
     from manyheads.training.loop import evaluate_run
 
     opened = Run.open(run)
-    model = opened.model(precision or "auto").to(device).use(precision or "auto", attention)
+    model = opened.model(precision).to(device).use(attention=attention)
     scores = evaluate_run(opened, split, model=model, overrides=overrides or ())
     if as_json:
         plain = {

@@ -54,6 +54,7 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Label a file: its rows in their order, with the prediction's columns added, in constant memory."""
+    from pydantic import ValidationError
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -64,13 +65,16 @@ def predict(
     from manyheads.run import load
     from manyheads.tasks import Prediction
 
-    model = load(run, precision or "auto").to(device).use(precision or "auto", attention)
+    model = load(run, precision).to(device).use(attention=attention)
     chosen = model.task(task)
     columns = (text,) if text is not None else pair if pair is not None else chosen.kind.columns
     if len(columns) != len(chosen.kind.columns):
         wanted = "one text: use --text" if len(chosen.kind.columns) == 1 else "a pair: use --pair"
         raise InputError(f"the task {task!r} reads {wanted}")
-    dialect = Dialect.model_validate({"format": read_as} if read_as else {})
+    try:
+        dialect = Dialect.model_validate({"format": read_as} if read_as else {})
+    except ValidationError:
+        raise InputError(f"--format {read_as!r}: expected csv, tsv, jsonl, json or parquet") from None
     name = "standard input" if source == "-" else source
     given = sys.stdin.buffer if source == "-" else Path(source)
     rows = read_rows(given, dialect, need=columns, name=name)

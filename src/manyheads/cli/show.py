@@ -23,7 +23,7 @@ def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]])
                 for name, value in measures.items()
             )
             table.add_row(split, task, told)
-    Console(highlight=False).print(table)
+    _screen().print(table)
 
 
 def predictions_table(found: Mapping[str, Prediction]) -> None:
@@ -35,7 +35,13 @@ def predictions_table(found: Mapping[str, Prediction]) -> None:
             table.add_row(task, prediction.label, f"{prediction.score:.3f} {bar(prediction.score)}", cut)
         elif prediction.value is not None:
             table.add_row(task, f"{prediction.value:.2f}", "", cut)
-    Console(highlight=False).print(table)
+    _screen().print(table)
+
+
+def _screen() -> Console:
+    """Standard output; a file or a pipe has no width, so nothing is broken there."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=160)
 
 
 def bar(share: float, width: int = 10) -> str:

@@ -158,6 +158,14 @@ class Schedule(ABC):
         """How many steps there are at all, or None for a schedule without end."""
         return self._total_steps
 
+    def steps_for(self, epochs: float) -> int:
+        """The steps of so many epochs (at least 1); where stages come before the last one, all of theirs and then
+        `epochs` of the last. A schedule with an end of its own has `total_steps`, whatever is asked."""
+        if self._total_steps is not None:
+            return self._total_steps
+        last = self._stretches[-1]
+        return last.first_step + max(1, round(epochs * last.steps_per_epoch))
+
     def epoch_of(self, k: int) -> tuple[int, int]:
         """In which epoch step k lies, and which step of that epoch it is; both counted from 0."""
         k = self._within(k)

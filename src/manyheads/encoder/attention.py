@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from manyheads.encoder.layers import keep_mask
 from manyheads.encoder.ragged import Grouping, Ragged
@@ -117,6 +118,7 @@ class _Attend(torch.autograd.Function):
         return grouping.gather(out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         heads, width = ctx.shape
         grouping: Grouping = ctx.grouping

@@ -5,6 +5,7 @@ Nothing is unpickled but a legacy `pytorch_model.bin`, and that with torch's `we
 """
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from manyheads.errors import InputError, shown
 from manyheads.files import replacing, write_json
 
-__all__ = ["load", "load_file", "read_shape", "save", "save_weights"]
+__all__ = ["load", "load_file", "read_shape", "save", "save_weights", "write_tensors"]
 
 # theirs → ours; {i} is the number of a layer. Three of theirs make one of ours where they end in a list.
 NAMES: dict[str, str] = {
@@ -177,8 +178,20 @@ def save(encoder: nn.Module, shape: Mapping[str, Any], folder: Path) -> None:
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, beside and renamed."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_tensors(plain, path, {"format": "pt"})
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """One safetensors file, beside and renamed; WorkError where the disk is full."""
     with replacing(path) as beside:
-        save_file(plain, beside, metadata={"format": "pt"})
+        try:
+            save_file(dict(tensors), beside, metadata)
+        except SafetensorError as error:
+            # The library tells what the system said only in its text; as an OSError `replacing` understands it.
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(beside)) from None
 
 
 def load_file(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # oneDNN's products with prepared weights: part of torch's CPU builds, though not of its documented face.
@@ -67,6 +68,7 @@ class _MixedLinear(torch.autograd.Function):
         return F.linear(low, low_weight, bias.to(dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         low, low_weight = ctx.saved_tensors
         of_input, of_weight = ctx.dtypes
@@ -75,6 +77,7 @@ class _MixedLinear(torch.autograd.Function):
         grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
             grad_weight = (flat.t() @ low.view(-1, low.shape[-1])).to(of_weight)
+        if ctx.needs_input_grad[2]:
             # A row of ones times the gradient: the product sums columns faster than sum(0) does.
             grad_bias = (flat.new_ones(1, flat.shape[0]) @ flat)[0].to(of_weight)
         return (grad @ low_weight).to(of_input), grad_weight, grad_bias, None
@@ -84,8 +87,9 @@ class Linear(nn.Module):
     """y = x Wᵀ + b. x: [rows, inputs] → [rows, outputs]; weight [outputs, inputs], bias [outputs].
 
     `compute` is None (multiply in the parameters' dtype) or a lower dtype for the product. Without gradients
-    the weights are converted once and kept until they change: a forward pass with gradients forgets the
-    converted ones, since torch's fused optimisers move weights without raising their version counters.
+    the weights are converted once and kept until they change. Torch's fused optimisers move weights without
+    raising their version counters: a forward pass with gradients forgets the converted ones, and in training
+    mode, where a pass without gradients may stand before the step, none are kept.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -106,7 +110,7 @@ class Linear(nn.Module):
     def _product(self, x: Tensor, then: str) -> Tensor:
         if self.compute is None or self.weight.dtype is not torch.float32:
             y = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
-        elif torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+        elif torch.is_grad_enabled() and any(each.requires_grad for each in (x, self.weight, self.bias)):
             self._converted = None
             y = _MixedLinear.apply(x, self.weight, self.bias, self.compute)  # type: ignore[no-untyped-call]
         else:
@@ -122,6 +126,8 @@ class Linear(nn.Module):
 
     def _low(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The converted parameters; the version counters tell whether they still hold."""
+        if self.training:
+            return self.weight.detach().to(dtype), self.bias.detach().to(dtype)
         key = (self.weight._version, self.bias._version, self.weight.data_ptr(), self.weight.device, dtype)
         if self._converted is None or self._converted[0] != key:
             weight = self.weight.detach().to(dtype)

@@ -9,7 +9,7 @@ import torch
 
 from manyheads.errors import InputError
 
-__all__ = ["Precision", "PrecisionName", "bfloat16_is_fast", "choose"]
+__all__ = ["Precision", "PrecisionName", "bfloat16_is_fast", "choose", "usable"]
 
 PrecisionName = Literal["auto", "float32", "bf16", "float64"]
 
@@ -40,6 +40,17 @@ def bfloat16_is_fast(device: torch.device | str = "cpu") -> bool:
     except OSError:
         return False
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
+def usable(device: torch.device | str) -> torch.device:
+    """The device called so; InputError where torch does not know it or this machine has none."""
+    try:
+        wanted = torch.device(device)
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"device {str(device)!r} cannot be used here ({reason})") from None
+    return wanted
 
 
 def choose(name: str = "auto", device: torch.device | str = "cpu") -> Precision:

@@ -312,10 +312,7 @@ def _encoder(
     recipe: Recipe, device: str, attention: str | None
 ) -> tuple[Tokenizer, Encoder, precision.Precision]:
     """The tokenizer, the encoder and the precision that the recipe asks for."""
-    try:
-        chosen = precision.choose(recipe.precision, device)
-    except RuntimeError as error:
-        raise InputError(f"device {device!r}: {error}") from None
+    chosen = precision.choose(recipe.precision, precision.usable(device))
     settings = recipe.encoder
     shares = {"dropout": settings.dropout, "attention_dropout": settings.attention_dropout}
     if settings.size is not None:
@@ -380,8 +377,9 @@ def _plan(recipe: Recipe, schedule: mixing.Schedule, tasks: int) -> _Plan:
     asked = recipe.schedule
     total = asked.steps
     if total is None:
-        bounded = schedule.total_steps
-        total = max(1, round(asked.epochs * per_epoch)) if bounded is None else max(1, bounded // draws)
+        total = max(1, schedule.steps_for(asked.epochs) // draws)
+    elif schedule.total_steps is not None:
+        total = min(total, schedule.total_steps // draws)
     every = per_epoch if asked.evaluate_every == "epoch" else asked.evaluate_every
     return _Plan(total, per_epoch, draws, every, asked.checkpoint_every or every)
 
@@ -405,7 +403,7 @@ def _mixed(seed: int, step: int) -> int:
 
 
 def _key(recipe: Recipe, tasks: Sequence[TaskData], tokenizer: Tokenizer, plan: _Plan) -> str:
-    """What a checkpoint belongs to: the recipe, the tokenizer, and each task's labels and rows to learn and choose by."""
+    """What a checkpoint belongs to: the recipe, the tokenizer, each task's labels and rows to learn and choose by."""
     told = {
         "recipe": recipe.model_dump(mode="json", exclude={"name", "data"}),
         "tokenizer": tokenizer.fingerprint,
@@ -425,6 +423,9 @@ def _refuse_other_content(run: Run, resume: bool) -> None:
     folder = run.folder
     if folder.is_file():
         raise InputError("is a file, expected a folder for the run", file=folder)
+    above = next((one for one in folder.absolute().parents if one.exists()), None)
+    if above is not None and not above.is_dir():
+        raise InputError("is a file, expected a folder to make the run's in", file=above)
     if resume and (folder / "recipe.yaml").is_file():
         return
     # A run that was killed before it wrote anything starts anew, resumed or not.
@@ -451,7 +452,7 @@ def _describe(
     for task in tasks:
         rows = task.splits["train"].rows
         sizes = " / ".join(f"{len(split):,}" for split in task.splits.values())
-        batch, count = steps[task.name]
+        batch, count = steps.get(task.name, ("–", 0))  # a task of an earlier stage alone
         table.add_row(
             task.name,
             task.section.kind,

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from manyheads.encoder.checkpoint import write_tensors
 from manyheads.errors import InputError
-from manyheads.files import replacing
 
 __all__ = ["Progress", "latest", "load_weights", "restore", "save", "save_weights"]
 
@@ -58,10 +57,9 @@ def save(
         "key": key,
     }
     path = folder / f"step-{progress.step:08d}.safetensors"
-    with replacing(path) as beside:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata
-        )
+    write_tensors(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata
+    )
     for old in _checkpoints(folder)[:-1]:
         old.unlink()
 
@@ -76,7 +74,7 @@ def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, ke
     """Put a checkpoint's weights and moments back; InputError where it is damaged or of another recipe."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"not a whole checkpoint ({error})", file=path) from None
@@ -103,10 +101,7 @@ def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, ke
 def save_weights(path: Path, network: nn.Module) -> None:
     """Keep the weights alone (of the best evaluation)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        save_file(
-            {name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}, beside
-        )
+    write_tensors({name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}, path)
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
