@@ -30,7 +30,8 @@ def test_a_run_knows_its_recipe_its_scores_and_its_model(tiny: "Tiny", tiny_run:
 
 def test_load_takes_a_run_or_its_model_folder(tiny_run: Path) -> None:
     text = ["a good film"]
-    assert mh.load(tiny_run).predict("mood", text) == mh.load(str(tiny_run / "model")).predict("mood", text)
+    whole, bare = mh.load(tiny_run, "float32"), mh.load(str(tiny_run / "model"), "float32")
+    assert whole.predict("mood", text) == bare.predict("mood", text)
 
 
 def test_train_answers_with_the_run(tiny: "Tiny", tmp_path: Path) -> None:
