@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+# Before torch is imported. The encoders of the tests are too small to share out, and on a busy machine threads
+# that wait for each other by spinning make them a hundred times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -43,6 +43,8 @@ def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_files_of_a_recipe_are_in_the_data_folder(path: Path, shared_data: Path) -> None:
     recipe = Recipe.load(path, [f"data={shared_data}"])
-    named = [name for task in recipe.tasks.values() for files in (task.files or {}).values() for name in files]
+    named = [
+        name for task in recipe.tasks.values() for files in (task.files or {}).values() for name in files
+    ]
     assert named
     assert [name for name in named if not (shared_data / name).is_file()] == []

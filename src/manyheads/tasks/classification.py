@@ -113,8 +113,9 @@ class Classification(Kind):
         name = _name(value)
         number = self._number.get(name)
         if number is None:  # data sets write the label 1 as "1.0" (a column of floats) or " 1"
-            whole = _whole_number(name)
-            number = self._number.get(name.strip() if whole is None else str(whole))
+            number = self._number.get(name.strip())
+        if number is None and (whole := _whole_number(name)) is not None:
+            number = next((i for i, label in enumerate(self.labels) if _whole_number(label) == whole), None)
         if number is None:
             known = ", ".join(self.labels[:12]) + (", …" if len(self.labels) > 12 else "")
             raise ValueError(f"found {shown(value)}, expected one of {known}{nearest(name, self.labels)}")

@@ -130,7 +130,9 @@ def sources_of(
     assert section.files is not None  # a section has either
     paths = [data / path for path in section.files[split]]
     dialect = section.read
-    headers = [column_names(path, dialect) for path in paths]  # names what is wrong before any content is hashed
+    headers = [
+        column_names(path, dialect) for path in paths
+    ]  # names what is wrong before any content is hashed
     key = [[file_fingerprint(path) for path in paths], [path.name for path in paths], dialect.model_dump()]
     readers: list[tuple[str, Callable[..., Iterator[Row]]]] = [
         (str(path), partial(read_rows, path, dialect)) for path in paths
