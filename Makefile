@@ -31,7 +31,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make check        lint, test and docs"
 	@echo "make docs         the documentation, in docs/_build"
-	@echo "make bench        the benchmarks, one after the other"
+	@echo "make bench        the speed benchmarks, one after the other (three_tasks.py takes hours: by hand)"
 	@echo "make clean        remove what the words above made, all but $(VENV)"
 
 install: $(INSTALLED)
@@ -55,7 +55,7 @@ docs: $(DOCS)
 	@echo "docs/_build/html/index.html"
 
 bench: $(BENCH)
-	@for script in $(sort $(wildcard benchmarks/*.py)); do \
+	@for script in $(sort $(wildcard benchmarks/*_speed.py)); do \
 		echo "$$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 

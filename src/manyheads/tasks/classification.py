@@ -16,8 +16,8 @@ from manyheads.errors import nearest, shown
 from manyheads.formulas import metrics
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.linear import LinearHead
-from manyheads.tasks.kind import Kind, Prediction
-from manyheads.tasks.texts import TextSettings
+from manyheads.tasks.kind import Prediction
+from manyheads.tasks.texts import TextKind, TextSettings
 
 __all__ = ["Classification", "ClassificationSettings"]
 
@@ -58,7 +58,7 @@ class ClassificationSettings(TextSettings):
 
 
 @final
-class Classification(Kind):
+class Classification(TextKind):
     """A label for a text or a pair; measures accuracy (first), macro-F1 and, for two labels, F1 and Matthews."""
 
     Settings = ClassificationSettings
@@ -68,21 +68,6 @@ class Classification(Kind):
         self.settings = settings
         self.labels: tuple[str, ...] = tuple((facts or {}).get("labels") or settings.labels or ())
         self._number = {name: number for number, name in enumerate(self.labels)}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.settings.columns
-
-    @property
-    def target_column(self) -> str:
-        return self.settings.label
-
-    @property
-    def sequences_per_example(self) -> int:
-        return 2 if self.settings.apart else 1
-
-    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        return self.settings.sequences(texts)
 
     def learn(self, values: Sequence[object]) -> None:
         if self.labels:

@@ -17,8 +17,8 @@ from manyheads.formulas import metrics
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.cosine import CosineHead
 from manyheads.tasks.heads.linear import LinearHead
-from manyheads.tasks.kind import Kind, Prediction
-from manyheads.tasks.texts import TextSettings
+from manyheads.tasks.kind import Prediction
+from manyheads.tasks.texts import TextKind, TextSettings
 
 __all__ = ["Regression", "RegressionSettings"]
 
@@ -54,7 +54,7 @@ class RegressionSettings(TextSettings):
 
 
 @final
-class Regression(Kind):
+class Regression(TextKind):
     """A number for a text or a pair; measures Pearson (first), Spearman and the mean squared error.
 
     The loss is the squared error in the units of the data, as in the sentence-similarity model of the CS 224N project
@@ -66,21 +66,6 @@ class Regression(Kind):
 
     def __init__(self, settings: RegressionSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.settings.columns
-
-    @property
-    def target_column(self) -> str:
-        return self.settings.label
-
-    @property
-    def sequences_per_example(self) -> int:
-        return 2 if self.settings.apart else 1
-
-    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        return self.settings.sequences(texts)
 
     def learn(self, values: Sequence[object]) -> None:
         """Nothing is left open: the range is part of the settings."""

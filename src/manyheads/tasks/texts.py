@@ -10,9 +10,9 @@ from pydantic import model_validator
 
 from manyheads.tasks.heads.linear import Feature
 from manyheads.tasks.heads.pooling import Pooling
-from manyheads.tasks.kind import KindSettings
+from manyheads.tasks.kind import Kind, KindSettings
 
-__all__ = ["TextSettings"]
+__all__ = ["TextKind", "TextSettings"]
 
 
 class TextSettings(KindSettings):
@@ -69,3 +69,24 @@ class TextSettings(KindSettings):
     def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """The sequences of one example: ((a,),) · ((a, b),) packed · ((a,), (b,)) apart."""
         return tuple((text,) for text in texts) if self.apart else (tuple(texts),)
+
+
+class TextKind(Kind):
+    """The part of a kind that reads its texts as `TextSettings` say."""
+
+    settings: TextSettings
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.settings.columns
+
+    @property
+    def target_column(self) -> str:
+        return self.settings.label
+
+    @property
+    def sequences_per_example(self) -> int:
+        return 2 if self.settings.apart else 1
+
+    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        return self.settings.sequences(texts)
