@@ -31,7 +31,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make check        lint, test and docs"
 	@echo "make docs         the documentation, in docs/_build"
-	@echo "make bench        the speed benchmarks, one after the other (three_tasks.py takes hours: by hand)"
+	@echo "make bench        the speed benchmarks, one after the other (three_tasks.py takes long: by hand)"
 	@echo "make clean        remove what the words above made, all but $(VENV)"
 
 install: $(INSTALLED)
