@@ -28,6 +28,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from manyheads.encoder.sources import resolve
 from manyheads.errors import InputError, shown
+from manyheads.files import write_text
 
 __all__ = ["Encoding", "FlatEncoding", "Tokenizer", "Word"]
 
@@ -242,9 +243,9 @@ class Tokenizer:
         }
         if self.model_max_length is not None:
             config["model_max_length"] = self.model_max_length
-        write(folder / "tokenizer.json", self._rust.to_str() + "\n")
-        write(folder / "vocab.txt", "".join(f"{token}\n" for token in self._vocabulary))
-        write(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+        write_text(folder / "tokenizer.json", self._rust.to_str() + "\n")
+        write_text(folder / "vocab.txt", "".join(f"{token}\n" for token in self._vocabulary))
+        write_text(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2) + "\n")
 
     # ---- texts to tokens ----
 
@@ -646,14 +647,3 @@ def says_cased(name: object) -> bool:
 def described(token: AddedToken) -> dict[str, Any]:
     """An added token as the files describe it."""
     return {"content": token.content, **{name: getattr(token, name) for name in FLAGS}}
-
-
-def write(file: Path, text: str) -> None:
-    """Write beside `file`, then rename: what was there is whole until the new one is."""
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, "utf-8", newline="\n")
-        os.replace(beside, file)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
