@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from manyheads.encoder.bert import Encoder
     from manyheads.encoder.tokenizer import Tokenizer
     from manyheads.errors import InputError, ManyheadsError, WorkError
-    from manyheads.formulas import metrics, optim
+    from manyheads.evidence.compare import compare
+    from manyheads.evidence.study import study
+    from manyheads.formulas import distill, gradients, metrics, optim, smart, statistics
     from manyheads.model import Model
     from manyheads.recipe import Recipe
     from manyheads.run import Run, load
@@ -29,10 +31,16 @@ __all__ = [
     "Stopped",
     "Tokenizer",
     "WorkError",
+    "compare",
+    "distill",
+    "gradients",
     "load",
     "metrics",
     "mixing",
     "optim",
+    "smart",
+    "statistics",
+    "study",
     "train",
 ]
 __version__ = "0.1.0"
@@ -48,18 +56,25 @@ _HOMES = {
     "Stopped": "training.loop",
     "Tokenizer": "encoder.tokenizer",
     "WorkError": "errors",
+    "compare": "evidence.compare",
+    "distill": "formulas",
+    "gradients": "formulas",
     "load": "run",
     "metrics": "formulas",
     "mixing": "data",
     "optim": "formulas",
+    "smart": "formulas",
+    "statistics": "formulas",
+    "study": "evidence.study",
     "train": "training.loop",
 }
+_MODULES = ("distill", "gradients", "metrics", "mixing", "optim", "smart", "statistics")
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'manyheads' has no attribute {name!r}")
-    if name in ("metrics", "mixing", "optim"):
+    if name in _MODULES:
         value: Any = import_module(f"manyheads.{_HOMES[name]}.{name}")
     else:
         value = getattr(import_module(f"manyheads.{_HOMES[name]}"), name)

@@ -24,6 +24,7 @@ from manyheads.errors import InputError, nearest, shown
 from manyheads.files import write_json
 from manyheads.tasks import KINDS, Kind, Prediction
 from manyheads.tasks.head import Head
+from manyheads.tasks.heads.relation import Relation, RelationHead
 
 __all__ = ["Model", "Network", "Task", "ragged_batches"]
 
@@ -44,11 +45,12 @@ class Task:
 
 
 class Network(nn.Module):
-    """The parameters: one encoder and a head for each task, called by the task's name."""
+    """The parameters: one encoder, a head for each task, called by the task's name, and the layer that some share."""
 
-    def __init__(self, encoder: Encoder, heads: Mapping[str, Head]) -> None:
+    def __init__(self, encoder: Encoder, heads: Mapping[str, Head], relation: Relation | None = None) -> None:
         super().__init__()
         self.encoder = encoder
+        self.relation = relation
         # A task may be called "keys" or "training"; as attributes of a ModuleDict such names would clash.
         self.heads = nn.ModuleDict({f"task {name}": head for name, head in heads.items()})
 
@@ -59,17 +61,29 @@ class Network(nn.Module):
         return head
 
     def named_head_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(`TASK.parameter`, parameter) of all heads."""
+        """(`TASK.parameter`, parameter) of all heads; `relation/parameter` of the layer that some share."""
         for name, parameter in self.heads.named_parameters():
             yield name.removeprefix("task "), parameter
+        if self.relation is not None:
+            for name, parameter in self.relation.named_parameters():
+                yield f"relation/{name}", parameter
 
-    def forward(self, ragged: Ragged, parts: Sequence[tuple[str, int, int]]) -> list[Tensor]:
+    def forward(
+        self, ragged: Ragged, parts: Sequence[tuple[str, int, int]], words: Tensor | None = None
+    ) -> list[Tensor]:
         """One encoder pass over a batch that may hold several tasks.
 
-        `parts` are (task, first sequence, end) in the batch's order. Returns each part's outputs.
+        `parts` are (task, first sequence, end) in the batch's order; `words` [T, H] may stand in for the word
+        vectors. Returns each part's outputs.
         """
-        states = self.encoder.encode(ragged)
-        return [self.head(task)(states.of_sequences(begin, end)) for task, begin, end in parts]
+        states = self.encoder.encode(ragged, words=words)
+        return [self.answer(task, states.of_sequences(begin, end)) for task, begin, end in parts]
+
+    def answer(self, task: str, states: States) -> Tensor:
+        """The outputs of one task's head."""
+        head = self.head(task)
+        outputs: Tensor = head(head.read(states))
+        return outputs
 
 
 class Model:
@@ -182,9 +196,11 @@ class Model:
         self.network.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         checkpoint.save_weights(dict(self.network.named_head_parameters()), folder / "heads.safetensors")
+        relation = self.network.relation
         described = {
             "format": _FORMAT,
             "tokenizer": self.tokenizer.fingerprint,
+            "relation": None if relation is None else {"negative_slope": relation.negative_slope},
             "tasks": {
                 task.name: {
                     "kind": task.kind.settings.model_dump(
@@ -192,6 +208,7 @@ class Model:
                     ),
                     "facts": task.kind.facts(),
                     "max_length": task.max_length,
+                    "related": isinstance(self.network.head(task.name), RelationHead),
                 }
                 for task in self.tasks.values()
             },
@@ -211,12 +228,13 @@ class Model:
         tokenizer = Tokenizer.from_pretrained(folder)
         if tokenizer.fingerprint != described.get("tokenizer"):
             raise InputError("the tokenizer beside it is not the one the heads were trained with", file=path)
-        tasks, heads = [], {}
+        tasks, heads, relation = [], {}, _relation(described, encoder.shape.hidden, path)
         for name, told in described["tasks"].items():
             task = _task(name, told, path)
             tasks.append(task)
-            heads[name] = task.kind.build_head(encoder.shape.hidden, 0.0)
-        network = Network(encoder, heads)
+            shared = relation if told.get("related") else None
+            heads[name] = task.kind.build_head(encoder.shape.hidden, 0.0, shared)
+        network = Network(encoder, heads, relation)
         weights_path = folder / "heads.safetensors"
         weights = checkpoint.load_file(weights_path)
         with torch.no_grad():
@@ -282,8 +300,7 @@ class Model:
         return found
 
     def _heads(self, tasks: Sequence[Task]) -> Callable[[States], list[Tensor]]:
-        heads = [self.network.head(task.name) for task in tasks]
-        return lambda states: [head(states) for head in heads]
+        return lambda states: [self.network.answer(task.name, states) for task in tasks]
 
     @torch.inference_mode()
     def _encode(
@@ -367,6 +384,16 @@ def _read_heads(path: Path) -> dict[str, Any]:
     if described.get("format") != _FORMAT:
         raise InputError(f"format {shown(described.get('format'))}: this version reads {_FORMAT}", file=path)
     return described
+
+
+def _relation(described: Mapping[str, Any], hidden: int, path: Path) -> Relation | None:
+    told = described.get("relation")
+    if told is None:
+        return None
+    try:
+        return Relation(hidden, float(told["negative_slope"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError("'relation' is not described as expected", file=path) from None
 
 
 def _task(name: str, told: Any, path: Path) -> Task:

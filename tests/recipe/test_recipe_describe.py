@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from manyheads.data.mixing import SCHEDULES
 from manyheads.recipe import Recipe, describe_settings, json_schema
 from manyheads.recipe.schema import SECTIONS
 from manyheads.tasks import KINDS
@@ -88,7 +89,7 @@ def test_the_json_schema_tells_the_kinds_apart_and_describes_every_property() ->
     definitions = schema["$defs"]
     for holder, table in (
         (schema["properties"]["tasks"]["additionalProperties"], set(KINDS)),
-        (schema["properties"]["mixing"], {"proportional", "round_robin", "interleaved", "sequential"}),
+        (schema["properties"]["mixing"], set(SCHEDULES)),
     ):
         assert set(holder["discriminator"]["mapping"]) == table
         assert {item["$ref"] for item in holder["oneOf"]} == set(holder["discriminator"]["mapping"].values())

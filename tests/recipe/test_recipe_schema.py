@@ -219,7 +219,7 @@ def _values(recipe: Recipe) -> dict[str, Any]:
         (
             "schedule: round_robin",
             "schedule: round-robin",
-            "line 18: mixing.schedule: expected one of proportional, "
+            "line 18: mixing.schedule: expected one of proportional, sqrt, power, annealed, shuffled, "
             "round_robin, interleaved, sequential, found 'round-robin'; did you mean 'round_robin'?",
         ),
         (
@@ -252,6 +252,46 @@ def _values(recipe: Recipe) -> dict[str, Any]:
             "mixing: {schedule: round_robin, combine: true}",
             "mixing: {schedule: sequential, stages: [{tasks: [sts, sts]}]}",
             "line 18: mixing.stages.0.tasks.1: 'sts' stands twice",
+        ),
+        *(
+            ("mixing: {schedule: round_robin, combine: true}", f"mixing: {{{found}}}", f"line 18: {message}")
+            for found, message in {
+                "schedule: power, exponent: 1.5": (
+                    "mixing.exponent: expected a number of at least 0 and of at most 1, found 1.5"
+                ),
+                "schedule: power, exponet: 1": "mixing.exponet: unknown key; did you mean 'exponent'?",
+                "schedule: sqrt, exponent: 1": "mixing.exponent: unknown key; it belongs to power",
+                "schedule: power, combine: true": (
+                    "mixing.combine: unknown key; it belongs to round_robin and interleaved"
+                ),
+                "schedule: annealed, end: -0.5": (
+                    "mixing.end: expected a number of at least 0 and of at most 1, found -0.5"
+                ),
+                "schedule: annealed, start: much": (
+                    "mixing.start: expected a number of at least 0 and of at most 1, found 'much'"
+                ),
+                "schedule: annealed, epochs: 0": (
+                    "mixing.epochs: expected a number greater than 0 and of at most 10000, found 0"
+                ),
+                "schedule: shuffled, in_batch: 1": "mixing.in_batch: expected true or false, found 1",
+                "schedule: round_robin, in_batch: true": (
+                    "mixing.in_batch: unknown key; it belongs to proportional and sqrt and power and annealed"
+                    " and shuffled"
+                ),
+                "schedule: sequential, stages: [{schedule: sqrt, exponent: 1}]": (
+                    "mixing.stages.0.exponent: unknown key; it belongs to power"
+                ),
+                "schedule: sequential, stages: [{in_batch: false}]": (
+                    "mixing.stages.0.in_batch: unknown key; it belongs to proportional and sqrt and power and"
+                    " annealed and shuffled"
+                ),
+                "schedule: sequential, stages: [{schedule: power, exponent: 2}]": (
+                    "mixing.stages.0.exponent: expected a number of at least 0 and of at most 1, found 2"
+                ),
+                "schedule: sequential, stages: [{schedule: annealed}]": (
+                    "mixing.stages.0: missing key 'epochs'; an annealed stage must know its end"
+                ),
+            }.items()
         ),
         ("name: three-tasks", "nam: x", "line 1: missing key 'name' (and 1 more)"),
         (
@@ -497,6 +537,8 @@ def test_every_schedule_has_its_settings_here() -> None:
     assert set(members) == set(SCHEDULES)
     for name, model in members.items():
         assert set(model.model_fields) - {"schedule", "combine"} == set(SCHEDULES[name].settings)
+        if name != "sequential":
+            assert set(SCHEDULES[name].settings) <= set(Stage.model_fields)
     assert set(get_args(Stage.model_fields["schedule"].annotation)) == set(SCHEDULES)
 
 
@@ -508,6 +550,40 @@ def test_the_settings_of_mixing_build_its_schedule() -> None:
     built = mixing_schedule(mixing.schedule, {"a": 64, "b": 64}, 32, **mixing.settings)
     assert [built[step].task for step in range(8)] == ["a"] * 4 + ["a", "b", "a", "b"]
     assert Recipe.parse(minimal(mixing={"schedule": "round_robin", "combine": True})).mixing.settings == {}
+
+
+@pytest.mark.parametrize(
+    ("mixing", "settings"),
+    [
+        ({"schedule": "sqrt"}, {"in_batch": False}),
+        ({"schedule": "power"}, {"exponent": 0.75, "in_batch": False}),
+        ({"schedule": "power", "exponent": 0, "in_batch": True}, {"exponent": 0.0, "in_batch": True}),
+        ({"schedule": "annealed"}, {"start": 1.0, "end": 0.0, "in_batch": False}),
+        (
+            {"schedule": "annealed", "end": 0.2, "epochs": 2},
+            {"start": 1.0, "end": 0.2, "epochs": 2.0, "in_batch": False},
+        ),
+        ({"schedule": "shuffled"}, {"in_batch": False}),
+        ({"schedule": "proportional", "in_batch": True}, {"in_batch": True}),
+        (
+            {"schedule": "sequential", "stages": [{"schedule": "power", "exponent": 0.5, "in_batch": True}]},
+            {"stages": [{"schedule": "power", "exponent": 0.5, "in_batch": True}]},
+        ),
+        (
+            {"schedule": "sequential", "stages": [{"schedule": "annealed", "start": 0.5, "epochs": 2}]},
+            {"stages": [{"schedule": "annealed", "start": 0.5, "epochs": 2}]},
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_recipe_says_of_mixing_reaches_its_schedule(
+    mixing: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    recipe = Recipe.parse(minimal(mixing=mixing))
+    assert recipe.mixing.settings == settings
+    built = mixing_schedule(recipe.mixing.schedule, {"a": 64, "b": 20}, 8, **recipe.mixing.settings)
+    assert built.in_batch is ("'in_batch': True" in str(mixing))
+    assert Recipe.parse(minimal(mixing=recipe.mixing.model_dump(mode="json"))).mixing == recipe.mixing
 
 
 def test_a_section_holds_the_kind_s_settings_and_the_common_ones() -> None:

@@ -15,8 +15,16 @@ from torch.nn import functional as F
 
 from manyheads.encoder.bert import States
 from manyheads.tasks import KINDS
+from manyheads.tasks.head import Head
 from manyheads.tasks.classification import Classification, ClassificationSettings
 from manyheads.tasks.heads.linear import LinearHead
+
+
+def answer(head: Head, states: States) -> Tensor:
+    """What a head makes of what it reads of the states."""
+    outputs: Tensor = head(head.read(states))
+    return outputs
+
 
 BINARY: dict[str, Any] = {"labels": ("no", "yes"), "loss": "binary_cross_entropy"}
 
@@ -232,7 +240,7 @@ def test_the_head_that_fits(
     assert head.dropout == 0.2
     assert head.pooling == "pooled"
     examples = 4 // task.sequences_per_example
-    out = head.double()(make_states(2, 3, 1, 4))
+    out = answer(head.double(), make_states(2, 3, 1, 4))
     assert out.shape == (examples, outputs)
     assert len(task.predictions(out)) == examples
 

@@ -302,6 +302,11 @@ def test_it_learns(tiny: "Tiny", tmp_path: Path) -> None:
         {"schedule": "interleaved"},
         {"schedule": "interleaved", "combine": True},
         {"schedule": "proportional"},
+        {"schedule": "proportional", "in_batch": True},
+        {"schedule": "sqrt"},
+        {"schedule": "power", "exponent": 0.5, "in_batch": True},
+        {"schedule": "annealed"},
+        {"schedule": "shuffled"},
         {"schedule": "sequential"},
         {
             "schedule": "sequential",
@@ -314,13 +319,19 @@ def test_every_schedule_trains_what_it_draws(tiny: "Tiny", tmp_path: Path, mixin
     recipe = mh.Recipe.parse(tiny.recipe(mixing=mixing))
     run = mh.train(recipe, tmp_path / "run", quiet=True)
     schedule = mh.mixing.schedule(
-        recipe.mixing.schedule, {"mood": 48, "pairs": 48}, 8, recipe.seed, **recipe.mixing.settings
+        recipe.mixing.schedule,
+        {"mood": 48, "pairs": 48},
+        8,
+        recipe.seed,
+        **({"epochs": 1.0} if recipe.mixing.schedule == "annealed" else {}),  # the training's own
+        **recipe.mixing.settings,
     )
     draws = 2 if mixing.get("combine") else 1
     steps = records(run, "step")
     assert len(steps) == (schedule.total_steps or schedule.steps_per_epoch) // draws
     for number, record in enumerate(steps):
-        wanted = {draw.task: len(draw.rows) for draw in (schedule[number * draws + i] for i in range(draws))}
+        drawn = [draw for i in range(draws) for draw in schedule.draws(number * draws + i)]
+        wanted = {draw.task: len(draw.rows) for draw in drawn}
         assert record["examples"] == wanted
         assert record["loss"].keys() == wanted.keys()
         assert all(math.isfinite(loss) for loss in record["loss"].values())

@@ -20,8 +20,8 @@ from manyheads.training.journal import Journal
 if TYPE_CHECKING:
     from tests.conftest import Command, Tiny
 
-# Forks a child for each life of a run. The imports are paid for once; nothing of torch runs before a fork.
-# Reports as JSON how each life ended and at which checkpoint it began.
+# Forks a child for each life of each run. The imports are paid for once; nothing of torch runs before a fork.
+# Reports as JSON, for each run, how each life ended and at which checkpoint it began; and how the last one ended.
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -34,17 +34,14 @@ import torch.utils.tensorboard
 from manyheads.cli import main
 import manyheads.training.loop
 
-recipe, out, steps, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-chance = random.Random(int(sys.argv[5]))
-
-def step():
+def step(out):
     found = sorted(out.glob("checkpoints/step-*.safetensors"))
     return int(found[-1].stem[5:]) if found else 0
 
-def begin(*more):
+def begin(recipe, out):
     child = os.fork()
     if child == 0:
-        sys.argv = ["manyheads", "train", str(recipe), "--out", str(out), "--quiet", *more]
+        sys.argv = ["manyheads", "train", recipe, "--out", str(out), "--quiet", "--resume"]
         try:
             main()
         except SystemExit as left:
@@ -53,36 +50,44 @@ def begin(*more):
             os._exit(99)
     return child
 
-lives = []
-# At these checkpoints the life ends, some part of a step later: while computing, or while writing the next one.
-targets = sorted(chance.sample(range(steps - 2), kills))
-for target in targets:
-    began = step()
-    child = begin("--resume")
-    while step() < target and os.waitpid(child, os.WNOHANG) == (0, 0):
-        time.sleep(0.0005)
-    time.sleep(chance.random() * 0.02)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    parts = [path.name for path in out.rglob(".*part*")]
-    lives.append([began, step(), os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status), parts])
-_, status = os.waitpid(begin("--resume"), 0)
-print(json.dumps([lives, os.WEXITSTATUS(status)]))
+def live(recipe, out, steps, kills, seed):
+    out, chance, lives = Path(out), random.Random(seed), []
+    # At these checkpoints the life ends, some part of a step later: while computing, or while writing the next one.
+    targets = sorted(chance.sample(range(steps - 2), kills))
+    for target in targets:
+        began = step(out)
+        child = begin(recipe, out)
+        while step(out) < target and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.0005)
+        time.sleep(chance.random() * 0.02)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        parts = [path.name for path in out.rglob(".*part*")]
+        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
+        lives.append([began, step(out), ended, parts])
+    _, status = os.waitpid(begin(recipe, out), 0)
+    return [lives, os.WEXITSTATUS(status)]
+
+print(json.dumps([live(*run) for run in json.loads(sys.argv[1])]))
 """
 
+Run = tuple[Path, Path, int, int]
+Fate = tuple[list[list[Any]], int]
 
-def killed(recipe: Path, out: Path, steps: int, kills: int, seed: int = 0) -> tuple[list[list[Any]], int]:
+
+def killed(*runs: Run, seed: int = 0) -> list[Fate]:
+    """For each (recipe, folder, steps, kills): its lives, and the exit status of the last."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    told = [[str(recipe), str(out), steps, kills, seed] for recipe, out, steps, kills in runs]
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(recipe), str(out), str(steps), str(kills), str(seed)],
+        [sys.executable, "-c", KILLER, json.dumps(told)],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lives, status = json.loads(done.stdout.splitlines()[-1])
-    return lives, status
+    return [(lives, status) for lives, status in json.loads(done.stdout.splitlines()[-1])]
 
 
 def bits(run: Path) -> tuple[bytes, bytes]:
@@ -100,27 +105,104 @@ def events_of(run: Path, event: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["event"] == event]
 
 
-def test_killed_at_ten_moments_a_run_ends_with_the_same_bits(tiny: "Tiny", tmp_path: Path) -> None:
-    steps = 40
-    recipe = tiny.write(
-        tmp_path / "r.yaml",
-        schedule={"steps": steps, "batch_size": 8, "evaluate_every": 4, "checkpoint_every": 1},
-    )
-    plain, status = killed(recipe, tmp_path / "whole", steps, 0)
-    assert (plain, status) == ([], 0)
-    lives, status = killed(recipe, tmp_path / "killed", steps, 10)
+def methods(tiny: "Tiny", teacher: Path) -> dict[str, dict[str, Any]]:
+    """A plain recipe, and others whose steps depend on more than weights and moments, or read more than the rows."""
+    together = {"schedule": "round_robin", "combine": True}
+    smart = {"epsilon": 1e-3, "sigma": 1e-4, "momentum": 0.9, "mu": 1}
+    return {
+        "plain": {},
+        "smart": {"mixing": together, "regularize": {"smart": smart}},
+        "distill": {"distill": {"teachers": {"mood": str(teacher), "pairs": str(teacher)}}},
+        "gradients": {
+            "mixing": together,
+            "gradients": {"weighting": "uncertainty", "surgery": "pcgrad", "affinity_every": 2},
+        },
+        "relation": {
+            "relation": {"tasks": ["pairs"]},
+            "regularize": {"smart": {**smart, "share": 1.0}},
+        },
+        "frozen": {
+            "encoder": {"from": str(tiny.folder / "bert"), "freeze": True},
+            "tasks": {"mood": tiny.mood(), "again": tiny.mood(sample={"train": 0.5})},
+            "distill": {"teachers": {"mood": str(teacher)}, "temperature": 2.0},
+        },
+    }
+
+
+# Method → steps, kills, and what the objective remembers beside the weights.
+METHODS: dict[str, tuple[int, int, set[str]]] = {
+    "plain": (40, 10, set()),
+    "smart": (8, 2, {"terms"}),
+    "distill": (8, 2, set()),
+    "gradients": (8, 2, {"log_variances"}),
+    "relation": (8, 2, {"terms"}),
+    "frozen": (8, 2, set()),
+}
+
+
+@pytest.fixture(scope="module")
+def fates(
+    tiny: "Tiny", tiny_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, Path, Fate, Fate]]:
+    """{method: a run that is left alone, one that is killed again and again, what befell them}."""
+    folder = tmp_path_factory.mktemp("fates")
+    runs: list[Run] = []
+    for name, settings in methods(tiny, tiny_run).items():
+        steps, kills, _ = METHODS[name]
+        schedule = {"steps": steps, "batch_size": 8, "evaluate_every": 4, "checkpoint_every": 1}
+        recipe = tiny.write(folder / f"{name}.yaml", **{"schedule": schedule, **settings})
+        runs.append((recipe, folder / name / "whole", steps, 0))
+        runs.append((recipe, folder / name / "killed", steps, kills))
+    found = [(out, fate) for (_, out, _, _), fate in zip(runs, killed(*runs), strict=True)]
+    both = zip(METHODS, found[0::2], found[1::2], strict=True)
+    return {name: (one[0], other[0], one[1], other[1]) for name, one, other in both}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_again_and_again_a_run_ends_with_the_same_bits(
+    fates: dict[str, tuple[Path, Path, Fate, Fate]], method: str
+) -> None:
+    whole, pieces, plain, (lives, status) = fates[method]
+    steps, kills, remembered = METHODS[method]
+    assert plain == ([], 0)
     assert status == 0
-    assert [how for _, _, how, _ in lives] == [signal.SIGKILL] * 10
-    assert all(began <= ended < steps for began, ended, _, _ in lives)
-    whole, pieces = tmp_path / "whole", tmp_path / "killed"
+    ends = [how for _, _, how, _ in lives]
+    assert len(ends) == kills
+    assert set(ends[:-1]) == {signal.SIGKILL}
+    assert ends[-1] in (signal.SIGKILL, 0)  # where the machine is very busy the last comes too late
+    assert all(began <= ended <= steps for began, ended, _, _ in lives)
+
+    # The model, and the last checkpoint with the moments and all that the objective remembers.
     assert bits(pieces) == bits(whole)
+    (last,) = (whole / "checkpoints").glob("step-*.safetensors")
+    with (
+        safe_open(last, framework="pt") as one,
+        safe_open(pieces / "checkpoints" / last.name, framework="pt") as other,
+    ):
+        names = set(one.keys())
+        assert names == set(other.keys())
+        assert all(one.get_tensor(name).equal(other.get_tensor(name)) for name in names)
+    objective = [name.split("/")[1] for name in names if name.startswith("objective/")]
+    assert {name.split(".")[0] for name in objective} == remembered
+
+    # The log has everything once.
     assert steps_of(pieces) == steps_of(whole) == list(range(1, steps + 1))
-    for event in ("start", "evaluation", "end"):
-        assert len(events_of(pieces, event)) == len(events_of(whole, event))
-    assert [one["scores"] for one in events_of(pieces, "evaluation")] == [
-        one["scores"] for one in events_of(whole, "evaluation")
+    for event in ("step", "evaluation", "affinity"):
+        assert events_of(pieces, event) == events_of(whole, event)
+    for event in ("start", "end"):
+        assert len(events_of(pieces, event)) == len(events_of(whole, event)) == 1
+    assert len(events_of(whole, "affinity")) == (4 if method == "gradients" else 0)
+
+    # No features of the frozen encoder are left, and of the checkpoints that were cut no halves.
+    files = [
+        {path.relative_to(run).as_posix() for path in run.rglob("*") if path.parent.name != "tensorboard"}
+        for run in (whole, pieces)
     ]
-    for name in ("scores.json", "recipe.yaml", "predictions/mood-dev.csv", "predictions/pairs-dev.csv"):
+    assert files[0] == {name for name in files[1] if ".part-" not in name}
+    assert not list((pieces / "checkpoints").glob(".*"))
+    tables = [name for name in files[0] if name.startswith("predictions/")]
+    assert len(tables) >= 4
+    for name in ("scores.json", "recipe.yaml", *tables):
         assert (pieces / name).read_bytes() == (whole / name).read_bytes()
 
 
@@ -166,6 +248,7 @@ def test_a_cut_while_a_checkpoint_is_written(
     train(tiny, out, resume=True)
     assert bits(out) == bits(whole)
     assert steps_of(out) == list(range(1, 10))
+    assert not list((out / "checkpoints").glob(".*"))
 
 
 @pytest.mark.parametrize("what", ["_evaluate", "_finish", "_step"])

@@ -43,7 +43,8 @@ def test_the_folder_holds_what_the_contract_names_and_nothing_else(tiny_run: Pat
         "vocab.txt",
     }
     predictions = {path.name for path in (tiny_run / "predictions").iterdir()}
-    assert predictions == {"mood-dev.csv", "mood-test.csv", "pairs-dev.csv"}
+    splits = ("mood-dev", "mood-test", "pairs-dev")
+    assert predictions == {f"{split}.{ending}" for split in splits for ending in ("csv", "npy")}
     checkpoints = sorted(path.name for path in (tiny_run / "checkpoints").iterdir())
     assert checkpoints == ["best.safetensors", "step-00000012.safetensors"]
     assert [path.name.split(".")[:3] for path in (tiny_run / "tensorboard").iterdir()] == [

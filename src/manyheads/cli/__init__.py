@@ -13,10 +13,12 @@ from typing import Any
 import typer
 
 from manyheads.cli.ask import ask
+from manyheads.cli.compare import compare
 from manyheads.cli.evaluate import evaluate
 from manyheads.cli.predict import predict
 from manyheads.cli.quickstart import quickstart
 from manyheads.cli.schema import schema
+from manyheads.cli.study import study
 from manyheads.cli.train import train
 from manyheads.errors import InputError, ManyheadsError, WorkError
 
@@ -27,6 +29,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "ask": ask,
+    "study": study,
+    "compare": compare,
     "quickstart": quickstart,
     "schema": schema,
 }

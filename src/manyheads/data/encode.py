@@ -80,6 +80,22 @@ class EncodedRows:
         places = np.repeat(first - begins, lengths) + np.arange(int(lengths.sum()))
         return self.ids[places].astype(np.int64), self.segments[places].astype(np.int64), lengths
 
+    def take(self, rows: NDArray[np.int64]) -> "EncodedRows":
+        """Some of the examples, by number."""
+        k = self.sequences_per_example
+        ids, segments, lengths = self.batch(rows)
+        which = (rows[:, None] * k + np.arange(k)).ravel()
+        return EncodedRows(
+            ids.astype(np.int32),
+            segments.astype(np.uint8),
+            np.concatenate([[0], np.cumsum(lengths)]),
+            self.dropped[which],
+            k,
+            None if self.values is None else [self.values[row] for row in rows.tolist()],
+            [self.places[row] for row in rows.tolist()],
+            self.unlabelled,
+        )
+
 
 class TokenCache:
     """A folder of encoded splits, one sub-folder a key. A split is found again when the files' content, the way

@@ -6,6 +6,9 @@ Mixed precision here: parameters and the residual stream stay in float32; a `Lin
 bfloat16 multiplies in bfloat16 and returns bfloat16; LayerNorm adds and normalises in float32.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,11 +21,62 @@ _CAN_LAY_OUT: bool = torch.backends.mkldnn.is_available() and all(  # type: igno
     hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
 )
 
-__all__ = ["AddNorm", "Linear", "dropout", "gelu", "keep_mask"]
+__all__ = ["AddNorm", "Linear", "Masks", "dropout", "gelu", "keep_mask"]
+
+
+class Masks:
+    """The dropout masks of one pass, for others that must be the same function of their input.
+
+    Inside `recorded()` every mask that is drawn is kept; inside `replayed()` a pass over a batch of the same
+    layout gets them again in the same order, and none is drawn.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._next: int | None = None
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keep the masks of the pass inside, and forget those of an earlier one."""
+        self._kept, self._next = [], None
+        yield from self._in_use()
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Give the pass inside the masks that were kept."""
+        self._next = 0
+        yield from self._in_use()
+
+    def _in_use(self) -> Iterator[None]:
+        token = _masks.set(self)
+        try:
+            yield
+        finally:
+            _masks.reset(token)
+
+    def take(self, shape: torch.Size, share: float, like: Tensor) -> Tensor:
+        """The next mask: drawn and kept, or the one kept before."""
+        if self._next is None:
+            self._kept.append(_drawn_mask(shape, share, like))
+            return self._kept[-1]
+        mask = self._kept[self._next]
+        self._next += 1
+        if mask.shape != shape:
+            raise ValueError(f"a mask of {list(mask.shape)} was kept, one of {list(shape)} is asked for")
+        return mask.to(like.dtype)
+
+
+_masks: ContextVar[Masks | None] = ContextVar("masks", default=None)
 
 
 def keep_mask(shape: torch.Size, share: float, like: Tensor) -> Tensor:
-    """A tensor of 0 and 1/(1 − share), drawn from torch's generator: what dropout multiplies by.
+    """A tensor of 0 and 1/(1 − share), drawn from torch's generator: what dropout multiplies by."""
+    masks = _masks.get()
+    return _drawn_mask(shape, share, like) if masks is None else masks.take(shape, share, like)
+
+
+def _drawn_mask(shape: torch.Size, share: float, like: Tensor) -> Tensor:
+    """A fresh mask.
 
     On the CPU 16 random bits decide over one element (share is met to 1/65536): torch's own Bernoulli
     draws cost about six times as much there and would be the largest single item of a training step.

@@ -262,7 +262,8 @@ def parameter_groups(
     """The parameters that learn, grouped by rate and decay; a list that `build` and `AdamW` take.
 
     Names are `encoder.embeddings.*`, `encoder.layers.N.*` (N from 0) and `encoder.pooler.*`; the pooler and
-    everything outside the encoder learn at the head's rate (`head_lr`, or `lr`), the rest by `layer_rates`.
+    everything outside the encoder learn at the head's rate (`head_lr`, or `lr`), the rest by `layer_rates`. A layer
+    that heads share, `relation.*`, learns at `lr`: it begins as something of worth, and a head's rate would ruin that.
     Whatever has fewer than two dimensions (biases, LayerNorm weights, single vectors and numbers) is never
     decayed. Parameters with `requires_grad=False` are left out.
 
@@ -272,13 +273,17 @@ def parameter_groups(
     other with one rate share their groups: an optimiser is faster with few. ValueError for a part of the
     encoder that has no place here, a layer beyond `layers`, or when nothing is left to learn.
     """
+    named = list(named_parameters)
+    floors = ["embeddings", *(f"layers.{layer}" for layer in range(layers)), "heads"]
     rates = layer_rates(lr, layer_decay, layers)
     if head_lr is not None:
         rates[-1] = head_lr
-    floors = ["embeddings", *(f"layers.{layer}" for layer in range(layers)), "heads"]
+    if any(name.startswith("relation.") for name, _ in named):
+        floors.insert(-1, "relation")
+        rates.insert(-1, lr)
     inhabitants: list[list[nn.Parameter]] = [[] for _ in floors]
-    for name, parameter in named_parameters:
-        floor = _floor(name, layers)
+    for name, parameter in named:
+        floor = -2 if name.startswith("relation.") else _floor(name, layers)
         if parameter.requires_grad:
             inhabitants[floor].append(parameter)
 
@@ -303,14 +308,14 @@ _PLACE = re.compile(r"encoder\.(?:(?P<part>embeddings|pooler)|layers\.(?P<layer>
 
 
 def _floor(name: str, layers: int) -> int:
-    """Where the rate of the parameter `name` stands in `layer_rates`."""
+    """Where the rate of the parameter `name` stands in `layer_rates`; -1 for the head's, the last."""
     if not name.startswith("encoder."):
-        return layers + 1
+        return -1
     place = _PLACE.match(name)
     if place is None:
         raise ValueError(f"{name!r} belongs to neither the embeddings, a layer nor the pooler of the encoder")
     if place["layer"] is None:
-        return 0 if place["part"] == "embeddings" else layers + 1
+        return 0 if place["part"] == "embeddings" else -1
     if int(place["layer"]) >= layers:
         raise ValueError(f"{name!r} is beyond the encoder's {layers} layers")
     return int(place["layer"]) + 1

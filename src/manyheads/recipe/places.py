@@ -17,10 +17,10 @@ DATA_VARIABLE = "MANYHEADS_DATA"
 
 
 def settled(document: Document, folder: Path) -> Document:
-    """`document` with absolute paths for `data`, the vocabulary and an encoder that is a local folder.
+    """`document` with absolute paths for `data`, the vocabulary, the teachers and an encoder that is a local folder.
 
     A relative path is taken from the current folder and, where that has nothing of the name, from `folder`.
-    What is found in neither stays as it would be in the current folder (`data`, `encoder.vocab`) or as it is
+    What is found in neither stays as it would be in the current folder (`data`, `encoder.vocab`, teachers) or as it is
     (`encoder.from`, which may be a hub name). Values of the wrong type are left for the schema to refuse.
     """
     values = document.values
@@ -43,6 +43,12 @@ def settled(document: Document, folder: Path) -> Document:
             local = nearby(source, folder)
             if local is not None and local.is_dir():
                 document = moved(document, ("encoder", "from"), local)
+    distill = values.get("distill")
+    teachers = distill.get("teachers") if isinstance(distill, Mapping) else None
+    for task, run in teachers.items() if isinstance(teachers, Mapping) else ():
+        if isinstance(run, str) and run:
+            place = ("distill", "teachers", task)
+            document = moved(document, place, nearby(run, folder) or Path.cwd() / Path(run).expanduser())
     return document
 
 

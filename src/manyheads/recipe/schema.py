@@ -25,27 +25,39 @@ from pydantic_core import from_json, to_json
 
 from manyheads.data.read import Dialect
 from manyheads.errors import InputError, nearest, shown
+from manyheads.formulas.distill import check_anneal
 from manyheads.formulas.optim import OptimizerSettings
+from manyheads.formulas.smart import SmartSettings
 from manyheads.recipe.complaints import Misfit, complaint
 from manyheads.recipe.document import Document, read_document, written
 from manyheads.recipe.overrides import overridden, replaced
 from manyheads.recipe.places import DATA_VARIABLE, settled
 from manyheads.tasks import KINDS, Kind
 from manyheads.tasks.kind import KindSettings
+from manyheads.tasks.texts import TextSettings
 
 __all__ = [
     "SECTIONS",
+    "Annealed",
+    "DistillSettings",
     "EncoderSettings",
+    "GradientSettings",
+    "HoldOut",
     "HubFiles",
     "Interleaved",
     "Mixing",
     "MixingSettings",
+    "Power",
     "Proportional",
     "Recipe",
+    "RegularizeSettings",
+    "RelationSettings",
     "RoundRobin",
     "ScheduleSettings",
     "Sequential",
+    "Shuffled",
     "SizeSettings",
+    "Sqrt",
     "Stage",
     "TaskSettings",
 ]
@@ -124,8 +136,22 @@ class EncoderSettings(BaseModel):
     """Instead of `from`: start from random weights at this size."""
     vocab: FilePath | None = None
     """With `size`: the vocabulary file, a WordPiece a line."""
+    # The validator before the section's own hands it a list, which is no tuple in strict mode.
+    layers: (
+        Annotated[
+            tuple[Count, ...],
+            Field(min_length=1),
+            BeforeValidator(one_or_more, json_schema_input_type=list[int]),
+        ]
+        | None
+    ) = None
+    """With `from`: a smaller encoder of these of its layers, counted from 1, lowest first; default: all."""
+    hidden: Count | None = None
+    """With `from`: a narrower encoder of its first so many hidden units, whole attention heads; default: all."""
+    intermediate: Count | None = None
+    """With `from`: the first so many units inside the feed-forward parts; default: all."""
     freeze: bool = False
-    """Leave the encoder as it is; only the heads learn."""
+    """Leave the encoder as it is; only the heads learn, on vectors that are computed once and without dropout."""
     dropout: Share = 0.1
     """Share of the hidden values dropped while training."""
     attention_dropout: Share = Field(default_factory=lambda given: given["dropout"])
@@ -149,6 +175,11 @@ class EncoderSettings(BaseModel):
             raise ValueError("'size' needs 'vocab', the vocabulary file")
         if self.size is None and self.vocab is not None:
             raise ValueError("'vocab' belongs to 'size'; with 'from' the vocabulary comes along")
+        for key in ("layers", "hidden", "intermediate"):
+            if self.size is not None and getattr(self, key) is not None:
+                raise ValueError(f"{key!r} belongs to 'from'; 'size' has its own")
+        if self.layers is not None and list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"'layers' expects each layer once, lowest first, found {list(self.layers)}")
         return self
 
 
@@ -163,6 +194,33 @@ class HubFiles(BaseModel):
     """The configuration, where the data set has several."""
     splits: Annotated[dict[SplitName, Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     """This recipe's split → the data set's: `{train: train, dev: validation}`."""
+
+
+class HoldOut(BaseModel):
+    """Splits that are cut from the training rows, by what stands in the rows and not by chance."""
+
+    model_config = STRICT
+
+    dev: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training rows that becomes the dev split."""
+    test: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training rows that becomes the test split."""
+    by: Annotated[str, Field(min_length=1)] | None = None
+    """Rows with the same value in this column stay together, such as all pairs of one premise; default: the
+    task's texts, so that a repeated example never stands on both sides."""
+
+    @model_validator(mode="after")
+    def _leaves_rows(self) -> Self:
+        if self.dev is None and self.test is None:
+            raise ValueError("expected 'dev', 'test' or both")
+        if sum(self.shares.values()) >= 1:
+            raise ValueError("'dev' and 'test' leave no rows to train on")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Split → its share."""
+        return {name: share for name in ("dev", "test") if (share := getattr(self, name)) is not None}
 
 
 class TaskSettings(KindSettings):
@@ -184,6 +242,13 @@ class TaskSettings(KindSettings):
     """Factor of the task's loss."""
     blank_labels: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Rows whose label is empty are left out and counted; more than this share of a file is an error."""
+    hold_out: HoldOut | None = None
+    """Cut a dev or test split, where there is no file of it, from the training rows."""
+    sample: dict[SplitName, Count | Annotated[float, Field(gt=0, le=1)]] = Field(default={})
+    """Split → how many of its rows are used, a number or (below 1, or 1.0) a share; a smaller sample is part of
+    a larger one."""
+    sample_seed: Annotated[int, Field(ge=0)] = 0
+    """Another number draws other samples; it is apart from `seed`, so that all seeds of a study share their rows."""
 
     @model_validator(mode="after")
     def _files_or_hub(self) -> Self:
@@ -191,7 +256,27 @@ class TaskSettings(KindSettings):
             raise ValueError("expected either 'files' or 'hub'")
         if self.files is None and self.read != Dialect():
             raise ValueError("'read' belongs to 'files'")
+        named = list(
+            self.files if self.files is not None else self.hub.splits if self.hub is not None else ()
+        )
+        for split in self.hold_out.shares if self.hold_out is not None else ():
+            if split in named:
+                raise Misfit(f"the task has a file for {split!r} already", "hold_out", split)
+            if "train" not in named:
+                raise Misfit("there is no 'train' to cut it from", "hold_out", split)
+        known = self.split_names
+        for split in self.sample:
+            if split not in known:
+                raise Misfit(f"there is no such split{nearest(split, known)}", "sample", split)
         return self
+
+    @property
+    def split_names(self) -> list[str]:
+        """The splits of the task: those that it names, then those that are held out."""
+        named = list(
+            self.files if self.files is not None else self.hub.splits if self.hub is not None else ()
+        )
+        return [*named, *(self.hold_out.shares if self.hold_out is not None else ())]
 
 
 def section(kind: type[Kind]) -> type[TaskSettings]:
@@ -216,6 +301,9 @@ else:
     Section = Annotated[Union[tuple(SECTIONS.values())], Field(discriminator="kind")]  # noqa: UP007
 
 
+Exponent = Annotated[float, Field(ge=0, le=1)]
+
+
 class MixingSettings(BaseModel):
     """Which schedule says what task comes next; the schedules themselves are in `data.mixing`."""
 
@@ -229,12 +317,63 @@ class MixingSettings(BaseModel):
         """What `data.mixing.schedule` takes beside the schedule's name."""
         return self.model_dump(mode="json", exclude={"schedule", "combine"}, exclude_none=True)
 
+    @property
+    def mixes_in_batch(self) -> bool:
+        """Whether a step holds rows of several tasks."""
+        return bool(self.settings.get("in_batch", False))
+
 
 class Proportional(MixingSettings):
     """Every row of every task once in an epoch, each task's batches spread evenly through it."""
 
     schedule: Literal["proportional"] = "proportional"
     """Which task comes next."""
+    in_batch: bool = False
+    """Fill every step with rows of all tasks by their shares, instead of one task's."""
+
+
+class Sqrt(MixingSettings):
+    """Tasks in proportion to the square root of their rows."""
+
+    schedule: Literal["sqrt"]
+    """Which task comes next."""
+    in_batch: bool = False
+    """Fill every step with rows of all tasks by their shares, instead of one task's."""
+
+
+class Power(MixingSettings):
+    """Tasks in proportion to a power of their rows: small tasks come more often than their rows would say."""
+
+    schedule: Literal["power"]
+    """Which task comes next."""
+    exponent: Exponent = 0.75
+    """Shares are in proportion to rows ** exponent: 1 by rows, 0 every task equally often."""
+    in_batch: bool = False
+    """Fill every step with rows of all tasks by their shares, instead of one task's."""
+
+
+class Annealed(MixingSettings):
+    """Tasks in proportion to a power of their rows whose exponent moves from epoch to epoch."""
+
+    schedule: Literal["annealed"]
+    """Which task comes next."""
+    start: Exponent = 1.0
+    """The exponent of the first epoch: 1 is by rows."""
+    end: Exponent = 0.0
+    """The exponent of the last epoch and of those after it: 0 is every task equally often."""
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """Over how many epochs the exponent moves, a part of one counted as one; default: the training's own."""
+    in_batch: bool = False
+    """Fill every step with rows of all tasks by their shares, instead of one task's."""
+
+
+class Shuffled(MixingSettings):
+    """Every row of every task once in an epoch: all tasks' batches merged and shuffled."""
+
+    schedule: Literal["shuffled"]
+    """Which task comes next."""
+    in_batch: bool = False
+    """Fill every step with rows of all tasks by their shares, instead of one task's."""
 
 
 class RoundRobin(MixingSettings):
@@ -260,13 +399,48 @@ class Stage(BaseModel):
 
     model_config = STRICT
 
-    schedule: Literal["sequential", "proportional", "round_robin", "interleaved"] = "sequential"
+    schedule: Literal[
+        "sequential",
+        "proportional",
+        "sqrt",
+        "power",
+        "annealed",
+        "shuffled",
+        "round_robin",
+        "interleaved",
+    ] = "sequential"
     """Which of the stage's tasks comes next; `sequential`: in each epoch one whole task after the other."""
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The tasks that take part; default: all."""
     epochs: Count | None = None
     """How many epochs of its schedule the stage lasts; the last stage may leave it out and then goes on until
-    the training's own `epochs` or `steps` are over."""
+    the training's own `epochs` or `steps` are over, unless its schedule is `annealed`."""
+    exponent: Exponent | None = None
+    """With `power`: as there."""
+    start: Exponent | None = None
+    """With `annealed`: as there."""
+    end: Exponent | None = None
+    """With `annealed`: as there."""
+    in_batch: bool | None = None
+    """With `proportional`, `sqrt`, `power`, `annealed` and `shuffled`: as there."""
+
+    @model_validator(mode="after")
+    def _settings_of_its_schedule(self) -> Self:
+        # The schedules that have settings which a stage may say; the others have none.
+        schedules: dict[str, type[MixingSettings]] = {
+            "proportional": Proportional,
+            "sqrt": Sqrt,
+            "power": Power,
+            "annealed": Annealed,
+            "shuffled": Shuffled,
+        }
+        for key in ("exponent", "start", "end", "in_batch"):
+            owners = [name for name, owner in schedules.items() if key in owner.model_fields]
+            if getattr(self, key) is not None and self.schedule not in owners:
+                raise Misfit(f"unknown key; it belongs to {' and '.join(owners)}", key)
+        if self.schedule == "annealed" and self.epochs is None:
+            raise Misfit("missing key 'epochs'; an annealed stage must know its end")
+        return self
 
 
 class Sequential(MixingSettings):
@@ -285,7 +459,7 @@ class Sequential(MixingSettings):
         return self
 
 
-Mixing = Proportional | RoundRobin | Interleaved | Sequential
+Mixing = Proportional | Sqrt | Power | Annealed | Shuffled | RoundRobin | Interleaved | Sequential
 """The schedules with their settings: to add one, write its class above and name it here."""
 
 
@@ -326,6 +500,57 @@ class ScheduleSettings(BaseModel):
         return min(total, round(self.warmup * total if self.warmup <= 1 else self.warmup))
 
 
+class RegularizeSettings(BaseModel):
+    """What is added to the tasks' losses so that the model stays smooth and near where it was."""
+
+    model_config = STRICT
+
+    smart: SmartSettings | None = None
+    """Smoothness under small changes of the word vectors, and a proximal term (SMART); default: none."""
+
+
+class RelationSettings(BaseModel):
+    """A layer that similar tasks on pairs share, under a linear layer for each of them.
+
+    It takes the place of their heads: r = LeakyReLU(W (u ∘ v) / (‖u‖ ‖v‖)).
+    """
+
+    model_config = STRICT
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The tasks that share it; they read pairs with `encode: siamese`."""
+    negative_slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """The slope of LeakyReLU below zero."""
+
+
+class DistillSettings(BaseModel):
+    """Learn from trained models: the target is λ · gold + (1 − λ) · the teacher's answer."""
+
+    model_config = STRICT
+
+    teachers: Annotated[dict[str, FilePath], Field(min_length=1)]
+    """Task → the run folder of its teacher, which has a task of that name or only one task; a task that is not
+    named learns from its labels alone."""
+    anneal: Annotated[str, AfterValidator(check_anneal)] = "linear"
+    """λ over the training: `linear` from 0 to 1 (teacher annealing), `none` (0, the teacher alone), `gold` (1), or
+    `constant:0.5`."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Both sides' logits are divided by it where the student follows the teacher."""
+
+
+class GradientSettings(BaseModel):
+    """How the tasks' gradients are watched, weighed and combined."""
+
+    model_config = STRICT
+
+    affinity_every: Count | None = None
+    """Measure the cosine between the tasks' gradients, layer by layer, every so many steps; default: never."""
+    surgery: Literal["none", "pcgrad"] = "none"
+    """`pcgrad`: where the gradients of two tasks in a step conflict, each gives up its part against the other."""
+    weighting: Literal["fixed", "uncertainty"] = "fixed"
+    """`uncertainty`: the tasks' weights are learnt, as the variance of each task's noise."""
+
+
 class Recipe(BaseModel):
     """All that a training is told."""
 
@@ -343,12 +568,22 @@ class Recipe(BaseModel):
     has the first file, the recipe file's."""
     tasks: Annotated[dict[TaskName, Section], Field(min_length=1)]
     """Task name → its section."""
+    use: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The tasks that take part; the others are as if they were not written. Default: all."""
     mixing: Mixing = Field(default=Proportional(schedule="proportional"), discriminator="schedule")
     """Which task comes next."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """How the weights move."""
     schedule: ScheduleSettings = ScheduleSettings()
     """How long training lasts, in what steps, and when it is measured and saved."""
+    regularize: RegularizeSettings = RegularizeSettings()
+    """What is added to the tasks' losses."""
+    relation: RelationSettings | None = None
+    """A layer that similar tasks share; default: none."""
+    distill: DistillSettings | None = None
+    """Learn from trained models too; default: from the labels alone."""
+    gradients: GradientSettings = GradientSettings()
+    """How the tasks' gradients are watched, weighed and combined."""
     precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
     """Numbers to compute with; `auto`: bf16 where the processor has it, else float32."""
 
@@ -357,15 +592,45 @@ class Recipe(BaseModel):
         stages = self.mixing.stages if isinstance(self.mixing, Sequential) else None
         for number, stage in enumerate(stages or ()):
             for at, name in enumerate(stage.tasks or ()):
-                if name not in self.tasks:
-                    raise Misfit(
-                        f"expected one of the tasks {', '.join(self.tasks)}, "
-                        f"found {name!r}{nearest(name, self.tasks)}",
-                        *("mixing", "stages", number, "tasks", at),
-                    )
+                self._known(name, "mixing", "stages", number, "tasks", at)
                 if name in (stage.tasks or ())[:at]:
                     raise Misfit(f"{name!r} stands twice", "mixing", "stages", number, "tasks", at)
         return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        for at, name in enumerate(self.relation.tasks if self.relation is not None else ()):
+            self._known(name, "relation", "tasks", at)
+            if name in self.relation.tasks[:at]:  # type: ignore[union-attr]
+                raise Misfit(f"{name!r} stands twice", "relation", "tasks", at)
+            task = self.tasks[name]
+            if not (isinstance(task, TextSettings) and task.apart):
+                raise Misfit(
+                    f"task {name!r} gives no two vectors of the encoder's width, as 'encode: siamese' does",
+                    *("relation", "tasks", at),
+                )
+        for name in self.distill.teachers if self.distill is not None else ():
+            self._known(name, "distill", "teachers", name)
+        smart = self.regularize.smart
+        if smart is not None and self.encoder.freeze:
+            raise Misfit(
+                "a frozen encoder has nothing to smooth; leave this or 'encoder.freeze' out",
+                *("regularize", "smart"),
+            )
+        if self.gradients.surgery != "none" and not (self.sums_rounds or self.mixing.mixes_in_batch):
+            raise Misfit(
+                "needs several tasks in a step: mixing.combine or mixing.in_batch", "gradients", "surgery"
+            )
+        if self.encoder.freeze and self.gradients != GradientSettings(weighting=self.gradients.weighting):
+            raise Misfit("a frozen encoder has no gradients to compare", "gradients")
+        return self
+
+    def _known(self, name: str, *place: str | int) -> None:
+        if name not in self.tasks:
+            raise Misfit(
+                f"expected one of the tasks {', '.join(self.tasks)}, found {name!r}{nearest(name, self.tasks)}",
+                *place,
+            )
 
     @classmethod
     def load(
@@ -434,8 +699,32 @@ class Recipe(BaseModel):
             document = replaced(
                 document, ["mixing", "schedule"], "proportional", document.origin(("mixing",))
             )
+        document = used(document)
         try:
             # As JSON a list may stand for a tuple although types are held strictly.
             return cls.model_validate_json(to_json(document.values), strict=True)
         except ValidationError as error:
             raise complaint(error, cls, document) from None
+
+
+def used(document: Document) -> Document:
+    """`document` with the tasks that `use` names alone, so that nothing else of them is looked at.
+
+    Raises InputError for a name that no task has. What is of the wrong type is left for the schema to refuse.
+    """
+    tasks, use = document.values.get("tasks"), document.values.get("use")
+    if not isinstance(tasks, dict) or not isinstance(use, list) or not use:
+        return document
+    if not all(isinstance(one, str) for one in use):
+        return document
+    for at, name in enumerate(use):
+        if name not in tasks:
+            known = ", ".join(map(str, tasks))
+            message = (
+                f"use.{at}: expected one of the tasks {known}, found {name!r}{nearest(name, map(str, tasks))}"
+            )
+            raise document.error(message, ("use", at), title=False)
+        if name in use[:at]:
+            raise document.error(f"use.{at}: {name!r} stands twice", ("use", at), title=False)
+    chosen = {name: section for name, section in tasks.items() if name in use}
+    return Document({**document.values, "tasks": chosen}, document.origins, document.file)

@@ -7,16 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from manyheads.errors import nearest, shown
-from manyheads.formulas import metrics
+from manyheads.formulas import metrics, smart
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.linear import LinearHead
-from manyheads.tasks.kind import Prediction
+from manyheads.tasks.heads.relation import Relation, RelationHead
+from manyheads.tasks.kind import Kind, Prediction
 from manyheads.tasks.texts import TextKind, TextSettings
 
 __all__ = ["Classification", "ClassificationSettings"]
@@ -35,6 +38,9 @@ class ClassificationSettings(TextSettings):
     """The head over the pooled vector(s)."""
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     """`binary_cross_entropy`: one output through a sigmoid, for tasks with two labels."""
+    measure: Literal["accuracy", "macro_f1", "f1", "matthews"] = "accuracy"
+    """The measure that comes first: it chooses the best checkpoint and decides comparisons. `f1` is that of the
+    second of two labels."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -52,8 +58,9 @@ class ClassificationSettings(TextSettings):
             twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
             if twice:
                 raise ValueError(f"'labels' names {', '.join(map(repr, twice))} twice")
-            if self.loss == "binary_cross_entropy" and len(self.labels) != 2:
-                raise ValueError("'loss: binary_cross_entropy' expects two labels")
+            for key, value in (("loss", "binary_cross_entropy"), ("measure", "f1")):
+                if getattr(self, key) == value and len(self.labels) != 2:
+                    raise ValueError(f"'{key}: {value}' expects two labels")
         return self
 
 
@@ -63,6 +70,7 @@ class Classification(TextKind):
 
     Settings = ClassificationSettings
     settings: ClassificationSettings
+    squared = False
 
     def __init__(self, settings: ClassificationSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
@@ -86,8 +94,9 @@ class Classification(TextKind):
             raise ValueError(
                 f"expected labels, found {len(found)} different values such as {shown(found[0])}"
             )
-        if self.settings.loss == "binary_cross_entropy" and len(found) != 2:
-            raise ValueError(f"'loss: binary_cross_entropy' expects two labels, found {len(found)}")
+        for key, value in (("loss", "binary_cross_entropy"), ("measure", "f1")):
+            if getattr(self.settings, key) == value and len(found) != 2:
+                raise ValueError(f"'{key}: {value}' expects two labels, found {len(found)}")
         self.labels = found
         self._number = {name: number for number, name in enumerate(found)}
 
@@ -106,13 +115,17 @@ class Classification(TextKind):
             raise ValueError(f"found {shown(value)}, expected one of {known}{nearest(name, self.labels)}")
         return float(number)
 
-    def build_head(self, hidden: int, dropout: float) -> Head:
+    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+        outputs = 1 if self._binary else len(self.labels)
+        share = dropout if self.settings.dropout is None else self.settings.dropout
+        if relation is not None:
+            return RelationHead(relation, outputs, pooling=self.settings.pooling or "mean", dropout=share)
         return LinearHead(
             hidden,
-            1 if self._binary else len(self.labels),
+            outputs,
             pooling=self.settings.pooling or "pooled",
             features=self.settings.linear_features,
-            dropout=dropout if self.settings.dropout is None else self.settings.dropout,
+            dropout=share,
         )
 
     @property
@@ -127,10 +140,26 @@ class Classification(TextKind):
         soft = targets.ndim == 2
         return F.cross_entropy(outputs, targets.to(outputs.dtype) if soft else targets.long())
 
+    def soft(self, targets: Tensor) -> Tensor:
+        return F.one_hot(targets.long(), len(self.labels)).to(targets.dtype)
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        return self._log_probabilities(outputs).exp()
+
+    def aligned(self, answers: Tensor, teacher: Kind) -> Tensor:
+        if not isinstance(teacher, Classification):
+            raise ValueError(f"is of kind {teacher.settings.kind}, expected {self.settings.kind}")
+        if sorted(teacher.labels) != sorted(self.labels):
+            raise ValueError(f"has the labels {', '.join(teacher.labels)}, expected {', '.join(self.labels)}")
+        return answers[:, [teacher.labels.index(label) for label in self.labels]]
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        return outputs / temperature
+
     def distance(self, p: Tensor, q: Tensor) -> Tensor:
         """KL(P‖Q) + KL(Q‖P) of the two distributions (Jiang et al. 2020, equation 3)."""
-        left, right = self._log_probabilities(p), self._log_probabilities(q)
-        return ((left.exp() - right.exp()) * (left - right)).sum(1).mean()
+        # Log-probabilities are logits of the same distribution, also where a sigmoid stands for two labels.
+        return smart.symmetric_kl(self._log_probabilities(p), self._log_probabilities(q))
 
     def predictions(self, outputs: Tensor) -> list[Prediction]:
         probabilities = self._log_probabilities(outputs.double()).exp().tolist()
@@ -153,11 +182,45 @@ class Classification(TextKind):
         }
         if len(self.labels) == 2:
             found["f1"] = metrics.f1(gold, guess, positive=1)
+        if len(self.labels) == 2 or self.settings.measure == "matthews":
             found["matthews"] = metrics.matthews(gold, guess)
-        return found | {"loss": float(self.loss(outputs, targets))}
+        first = self.settings.measure
+        return {first: found[first], **found, "loss": float(self.loss(outputs, targets))}
+
+    def tallies(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+        """[n, 2 + 3 · labels]: 1, right or not, then for each label whether it is a true positive, a false
+        positive, a false negative."""
+        gold = targets.long().numpy()[:, None]
+        guess = self._log_probabilities(outputs.double()).argmax(1).numpy()[:, None]
+        label = np.arange(len(self.labels))
+        said, meant = guess == label, gold == label
+        each = np.stack([said & meant, said & ~meant, ~said & meant], axis=2).reshape(len(gold), -1)
+        return np.concatenate([np.ones_like(gold), guess == gold, each], axis=1).astype(np.float64)
+
+    def measure_of(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        count, right = sums[..., 0], sums[..., 1]
+        true, false, missed = (sums[..., 2 + part :: 3] for part in range(3))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            match self.settings.measure:
+                case "accuracy":
+                    return np.asarray(right / count)
+                case "matthews":  # of any number of labels (Gorodkin 2004), 0 where it is undefined
+                    said, meant = true + false, true + missed
+                    top = right * count - (said * meant).sum(-1)
+                    bottom = (count**2 - (said**2).sum(-1)) * (count**2 - (meant**2).sum(-1))
+                    return np.where(bottom > 0, top / np.sqrt(bottom), 0.0)
+            # A label that neither occurs nor is said has no part in the mean; one that never fits has F1 0.
+            occurs = true + false + missed > 0
+            f1 = np.where(occurs, 2 * true / (2 * true + false + missed), 0.0)
+            if self.settings.measure == "f1":
+                return np.asarray(f1[..., 1])
+            return np.asarray(f1.sum(-1) / occurs.sum(-1))
 
     def goodness(self, first_measure: float) -> float:
-        return 0.0 if math.isnan(first_measure) else first_measure
+        """The measure itself; (1 + r) / 2 of the Matthews correlation, which runs from −1 to 1."""
+        if math.isnan(first_measure):
+            return 0.0
+        return (1 + first_measure) / 2 if self.settings.measure == "matthews" else first_measure
 
     def _log_probabilities(self, outputs: Tensor) -> Tensor:
         """[B, labels]"""

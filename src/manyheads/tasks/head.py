@@ -13,11 +13,17 @@ __all__ = ["Head"]
 
 
 class Head(nn.Module, ABC):
-    """A small module over the encoder's states, one for each task."""
+    """A small module over the encoder's states, one for each task.
+
+    What it reads from the encoder and what it makes of it are apart: where the encoder is frozen, the first is
+    computed once.
+    """
 
     @abstractmethod
-    def forward(self, states: States) -> Tensor:
-        """Outputs for the examples of a batch, a row each: [B, outputs].
+    def read(self, states: States) -> Tensor:
+        """What the head needs of the states, a row for each sequence: [B · k, H], k sequences for each example side
+        by side (k = 2 for a pair encoded apart). It has no parameters of the head's."""
 
-        `states` hold k sequences for each example side by side (k = 2 for a pair encoded apart).
-        """
+    @abstractmethod
+    def forward(self, vectors: Tensor) -> Tensor:
+        """What `read` gave → outputs for the examples, a row each: [B, outputs]."""

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from manyheads.tasks.head import Head
+from manyheads.tasks.heads.relation import Relation
 
 __all__ = ["Kind", "KindSettings", "Prediction"]
 
@@ -55,6 +58,8 @@ class Kind(ABC):
 
     Settings: ClassVar[type[KindSettings]]
     settings: Any
+    squared: ClassVar[bool]
+    """Whether the loss is a squared error (of Gaussian noise), not a log-likelihood of labels."""
 
     @abstractmethod
     def __init__(self, settings: Any, facts: Mapping[str, Any] | None = None) -> None:
@@ -92,12 +97,34 @@ class Kind(ABC):
         """The number that stands for a row's target value; ValueError says what was found and expected."""
 
     @abstractmethod
-    def build_head(self, hidden: int, dropout: float) -> Head:
-        """A fresh head for an encoder of width `hidden`; `dropout` is used where the settings have none."""
+    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+        """A fresh head for an encoder of width `hidden`; `dropout` is used where the settings have none.
+
+        With `relation` it is a linear layer over what that shared layer makes of a pair.
+        """
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss over the batch, a scalar. Targets are hard [B], or soft: probabilities [B, labels]."""
+        """Mean loss over the batch, a scalar. Targets are hard [B], or soft as `soft` gives them."""
+
+    @abstractmethod
+    def soft(self, targets: Tensor) -> Tensor:
+        """Hard targets [B] in the form of a model's answers: one-hot rows [B, labels], or values [B]."""
+
+    @abstractmethod
+    def answers(self, outputs: Tensor) -> Tensor:
+        """What outputs say, in the form of soft targets: probabilities [B, labels], or values [B]."""
+
+    @abstractmethod
+    def aligned(self, answers: Tensor, teacher: "Kind") -> Tensor:
+        """A teacher's answers as this kind would give them: its labels in this kind's order.
+
+        ValueError where the teacher's labels are not these, or it is of another kind.
+        """
+
+    @abstractmethod
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        """Outputs whose probabilities are softened (Hinton et al. 2015, equation 1); values stay as they are."""
 
     @abstractmethod
     def distance(self, p: Tensor, q: Tensor) -> Tensor:
@@ -110,6 +137,17 @@ class Kind(ABC):
     @abstractmethod
     def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The measures of a whole split; the first is the one that chooses the best checkpoint."""
+
+    @abstractmethod
+    def tallies(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+        """[n, k] numbers of each example whose sums over any examples give the first measure.
+
+        Column 0 is 1; column 1 is the example's own score, for labels 1 where it is right and 0 where not.
+        """
+
+    @abstractmethod
+    def measure_of(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The first measure [...] from sums of tallies [..., k]; NaN where it is undefined."""
 
     @abstractmethod
     def goodness(self, first_measure: float) -> float:

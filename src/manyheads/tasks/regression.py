@@ -7,20 +7,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from manyheads.errors import shown
-from manyheads.formulas import metrics
+from manyheads.formulas import metrics, smart
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.cosine import CosineHead
 from manyheads.tasks.heads.linear import LinearHead
-from manyheads.tasks.kind import Prediction
+from manyheads.tasks.heads.relation import Relation, RelationHead
+from manyheads.tasks.kind import Kind, Prediction
 from manyheads.tasks.texts import TextKind, TextSettings
 
 __all__ = ["Regression", "RegressionSettings"]
+
+_ROUNDING = 1e-12  # a variance below this share of the mean square is what rounding leaves of none
 
 
 class RegressionSettings(TextSettings):
@@ -63,6 +68,7 @@ class Regression(TextKind):
 
     Settings = RegressionSettings
     settings: RegressionSettings
+    squared = True
 
     def __init__(self, settings: RegressionSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
@@ -86,7 +92,18 @@ class Regression(TextKind):
             raise ValueError(f"found {shown(value)}, expected {wanted}")
         return number
 
-    def build_head(self, hidden: int, dropout: float) -> Head:
+    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+        share = dropout if self.settings.dropout is None else self.settings.dropout
+        if relation is not None:
+            # It begins where the cosine head does, and like that one without dropout: the cosine scaled to the range.
+            cosine = self.settings.range is not None and self.settings.output == "identity"
+            return RelationHead(
+                relation,
+                1,
+                pooling=self.settings.pooling or "mean",
+                dropout=0.0 if cosine and self.settings.dropout is None else share,
+                start=self.settings.range if cosine else None,
+            )
         if self.settings.head == "cosine":
             return CosineHead(pooling=self.settings.pooling or "mean")
         return LinearHead(
@@ -94,7 +111,7 @@ class Regression(TextKind):
             1,
             pooling=self.settings.pooling or "pooled",
             features=self.settings.linear_features,
-            dropout=dropout if self.settings.dropout is None else self.settings.dropout,
+            dropout=share,
         )
 
     def values(self, outputs: Tensor) -> Tensor:
@@ -110,9 +127,23 @@ class Regression(TextKind):
         """Mean squared error of values against targets [B]."""
         return F.mse_loss(self.values(outputs), targets.to(outputs.dtype))
 
+    def soft(self, targets: Tensor) -> Tensor:
+        return targets
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        return self.values(outputs)
+
+    def aligned(self, answers: Tensor, teacher: Kind) -> Tensor:
+        if not isinstance(teacher, Regression):
+            raise ValueError(f"is of kind {teacher.settings.kind}, expected {self.settings.kind}")
+        return answers
+
+    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+        return outputs
+
     def distance(self, p: Tensor, q: Tensor) -> Tensor:
         """(p − q)², mean over examples (Jiang et al. 2020, section 3.1, for regression)."""
-        return F.mse_loss(self.values(p), self.values(q))
+        return smart.squared_error(self.values(p), self.values(q))
 
     def predictions(self, outputs: Tensor) -> list[Prediction]:
         """Values are clipped to the range, where there is one."""
@@ -127,6 +158,20 @@ class Regression(TextKind):
             "mse": float(F.mse_loss(values, targets.to(values.dtype))),
             "loss": float(self.loss(outputs, targets)),
         }
+
+    def tallies(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+        """[n, 7]: 1, the squared error, gold x and value y, each less its mean over the split, x², y², x·y."""
+        # Correlations do not change when all values move; around their mean the sums of squares lose no digits.
+        gold, values = targets.double().numpy(), self._clipped(outputs.double()).numpy()
+        x, y = gold - gold.mean(), values - values.mean()
+        return np.stack([np.ones_like(x), (gold - values) ** 2, x, y, x * x, y * y, x * y], axis=1)
+
+    def measure_of(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        n, _, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            of_x, of_y = n * xx - x * x, n * yy - y * y
+            varies = (of_x > _ROUNDING * n * xx) & (of_y > _ROUNDING * n * yy)
+            return np.where(varies, (n * xy - x * y) / np.sqrt(of_x) / np.sqrt(of_y), np.nan)
 
     def goodness(self, first_measure: float) -> float:
         """(1 + r) / 2 of Pearson's r, which runs from −1 to 1."""

@@ -30,7 +30,7 @@ class TextSettings(KindSettings):
     """For `siamese` with a linear head: what of the vectors u and v the head sees; default u, v, absdiff."""
     pooling: Pooling | None = None
     """The vector of a text: `pooled` (the encoder's tanh pooler, the default), `cls` (the first token's
-    last state) or `mean` (over the tokens; the default of the cosine head)."""
+    last state) or `mean` (over the tokens; the default of the cosine head and of a relation layer)."""
     dropout: float | None = None
     """Share of the head's input that is dropped while training; default: the encoder's dropout."""
 
@@ -65,6 +65,10 @@ class TextSettings(KindSettings):
         if not self.apart:
             return None
         return self.features or ("u", "v", "absdiff")
+
+    def related(self) -> Self:
+        """These settings where a relation layer takes the place of the head: what belongs to other heads is gone."""
+        return self.model_copy(update={"head": "linear", "features": None})
 
     def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """The sequences of one example: ((a,),) · ((a, b),) packed · ((a,), (b,)) apart."""

@@ -16,25 +16,38 @@ from manyheads.errors import WorkError
 from manyheads.files import replacing
 from manyheads.model import Network, ragged_batches
 from manyheads.tasks import Kind
+from manyheads.training.frozen import Vectors, taken
 from manyheads.training.splits import Split, TaskData
 
-__all__ = ["goodness", "outputs_of", "score", "write_predictions"]
+__all__ = ["goodness", "outputs_of", "score", "write_predictions", "write_tallies"]
 
 
 @torch.no_grad()
 def outputs_of(
-    network: Network, task: str, split: Split, progress: Callable[[int], None] | None = None
+    network: Network,
+    task: str,
+    split: Split,
+    vectors: Vectors | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The head's outputs [n, outputs] for a whole split, in eval mode, on the CPU in float32 (or float64)."""
+    """The head's outputs [n, outputs] for a whole split, in eval mode, on the CPU in float32 (or float64).
+
+    `vectors`, where the encoder is frozen, are what the head reads of it.
+    """
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
     order, batches = ragged_batches(split.rows.lengths)
     found = []
     for begin, end in batches:
-        ids, segments, lengths = split.rows.batch(order[begin:end])
-        ragged = Ragged.of_flat(ids, segments, lengths).to(device)
-        found.append(network(ragged, [(task, 0, len(lengths))])[0].cpu())
+        if vectors is None:
+            ids, segments, lengths = split.rows.batch(order[begin:end])
+            ragged = Ragged.of_flat(ids, segments, lengths).to(device)
+            outputs = network(ragged, [(task, 0, len(lengths))])[0]
+        else:
+            read = taken(vectors, order[begin:end], split.rows.sequences_per_example)
+            outputs = network.head(task)(read.to(device))
+        found.append(outputs.cpu())
         if progress is not None:
             progress(end - begin)
     network.train(was_training)
@@ -49,6 +62,13 @@ def score(kind: Kind, outputs: Tensor, split: Split) -> dict[str, float]:
     """The kind's measures of outputs [n, …] against the split's targets (which it must have)."""
     assert split.targets is not None
     return kind.measures(outputs, torch.from_numpy(split.targets))
+
+
+def write_tallies(path: Path, kind: Kind, split: Split, outputs: Tensor) -> None:
+    """The kind's tallies [n, k] of a split with targets, as `.npy`: what significance is computed from."""
+    assert split.targets is not None
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.save(file, kind.tallies(outputs, torch.from_numpy(split.targets)))
 
 
 def goodness(tasks: Sequence[TaskData], scores: Mapping[str, Mapping[str, float]]) -> float:

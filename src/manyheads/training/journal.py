@@ -5,9 +5,10 @@ Knows numbers and names of numbers. Must not know models, tasks or files of data
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -21,29 +22,32 @@ _EVERY_SECONDS = 10.0  # between two lines where there is no terminal to draw a 
 
 
 class Journal:
-    """The log of one run. Use it as a context manager; `step` and `evaluation` may be called in any order."""
+    """The log of one run. Within `opened`, `step` and `evaluation` may be called in any order; `say` always."""
 
-    def __init__(self, folder: Path, total: int, *, quiet: bool, resumed_at: int | None = None) -> None:
+    def __init__(self, folder: Path, *, quiet: bool) -> None:
         self.folder = folder
-        self.total = total
+        self.total = 0
         self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.bar = self.console.is_terminal and not quiet
-        self._resumed_at = resumed_at
         self._smooth: dict[str, float] = {}
         self._tokens, self._since, self._said = 0, time.perf_counter(), time.perf_counter()
         self._speed = 0.0
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def opened(self, total: int, *, resumed_at: int | None = None) -> Iterator[None]:
+        """The files of the log and, on a terminal, the bar of `total` steps; `resumed_at`: the step to go on from."""
         from torch.utils.tensorboard import SummaryWriter  # half a second that only training pays
 
+        self.total = total
+        self._since = self._said = time.perf_counter()
         path = self.folder / "log.jsonl"
-        if self._resumed_at is not None and path.is_file():
-            _cut(path, self._resumed_at)
+        if resumed_at is not None and path.is_file():
+            _cut(path, resumed_at)
         # A run that was killed before its first checkpoint starts afresh, and so does its log.
-        self._file = open(path, "w" if self._resumed_at is None else "a", encoding="utf-8")
+        self._file = open(path, "w" if resumed_at is None else "a", encoding="utf-8")  # noqa: SIM115
         board = self.folder / "tensorboard"
-        purge = (self._resumed_at or 0) + 1 if board.exists() else None
+        purge = (resumed_at or 0) + 1 if board.exists() else None
         self._board = SummaryWriter(str(board), purge_step=purge)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -55,16 +59,27 @@ class Journal:
             disable=not self.bar,
             refresh_per_second=4,
         )
-        self._progress.start()
-        self._row: TaskID = self._progress.add_task(
-            "training", total=self.total, completed=self._resumed_at or 0, told=""
-        )
-        return self
+        try:
+            self._progress.start()
+            self._row: TaskID = self._progress.add_task(
+                "training", total=total, completed=resumed_at or 0, told=""
+            )
+            yield
+        finally:
+            self._progress.stop()
+            self._file.close()
+            self._board.close()
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-        self._file.close()
-        self._board.close()
+    @contextmanager
+    def working(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Say what is being done, with a bar for `total` examples on a terminal; gives what moves the bar."""
+        if not self.bar:
+            self.say(text)
+            yield lambda count: None
+            return
+        row = self._progress.add_task(text, total=total, told="")
+        yield lambda count: self._progress.advance(row, count)
+        self._progress.remove_task(row)
 
     def say(self, text: str) -> None:
         """One line for the person at the terminal."""
@@ -88,8 +103,10 @@ class Journal:
         norm: float,
         tokens: int,
         sizes: Mapping[str, int],
+        terms: Mapping[str, float],
     ) -> None:
-        """A training step: each task's loss, the rate, the gradient's norm before clipping, tokens read."""
+        """A training step: each task's loss, the heads' rate, the gradient's norm before clipping, tokens read,
+        examples of each task, the other terms of the objective."""
         now = time.perf_counter()
         self._tokens += tokens
         if now - self._since >= 1.0:
@@ -107,9 +124,12 @@ class Journal:
                 "tokens": tokens,
                 "lr": rate,
                 "norm": norm,
+                **({"terms": dict(terms)} if terms else {}),
             },
             flush=False,
         )
+        for name, value in terms.items():
+            self._board.add_scalar(f"term/{name}", value, step)
         for task, loss in losses.items():
             self._board.add_scalar(f"loss/{task}", loss, step)
         self._board.add_scalar("lr", rate, step)
@@ -141,6 +161,18 @@ class Journal:
         self.say(f"step {step}/{self.total} · dev {told}" + (" · best so far" if best else ""))
         self._since = time.perf_counter()
         self._tokens = 0
+
+    def affinity(self, step: int, tasks: Sequence[str], cosines: Mapping[str, Any]) -> None:
+        """Cosines [tasks, tasks] between the tasks' gradients for each floor, before step `step`."""
+        self._write(
+            {"event": "affinity", "step": step, "tasks": list(tasks), "cosines": dict(cosines)}, flush=False
+        )
+
+    def measured_affinity(self) -> list[dict[str, Any]]:
+        """The cosines of all measurements, earlier lives of the run included."""
+        self.flush()
+        with open(self.folder / "log.jsonl", encoding="utf-8") as file:
+            return [json.loads(line)["cosines"] for line in file if line.startswith('{"event": "affinity"')]
 
     def flush(self) -> None:
         """Bring what was written to the disk: called before a checkpoint names the step."""

@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 import platform
+import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +22,26 @@ from rich.table import Table
 
 from manyheads.data import mixing
 from manyheads.data.encode import TokenCache
+from manyheads.data.select import sampled
 from manyheads.encoder import precision
 from manyheads.encoder.bert import Encoder, Shape
 from manyheads.encoder.ragged import Ragged
+from manyheads.encoder.reduced import reduced
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError, WorkError
 from manyheads.formulas import optim
 from manyheads.model import Model, Network, Task
 from manyheads.recipe import Recipe
 from manyheads.run import Run
+from manyheads.tasks.heads.relation import Relation
 from manyheads.training import state
-from manyheads.training.evaluate import goodness, outputs_of, score, write_predictions
+from manyheads.training.conflict import Surgery, affinity, draw_affinity
+from manyheads.training.evaluate import goodness, outputs_of, score, write_predictions, write_tallies
+from manyheads.training.frozen import Vectors, taken, vectors_of
 from manyheads.training.journal import Journal
-from manyheads.training.objective import Part, objective
-from manyheads.training.splits import TaskData, load_task, split_names
+from manyheads.training.objective import Objective, Part
+from manyheads.training.splits import TaskData, load_task
+from manyheads.training.teachers import teach
 
 __all__ = ["Stopped", "evaluate_run", "train"]
 
@@ -52,6 +59,18 @@ class _Plan:
     draws: int
     evaluate_every: int
     checkpoint_every: int
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What steps are made of: the tasks in the recipe's order, which rows come when, and what is known of them."""
+
+    tasks: dict[str, TaskData]
+    schedule: mixing.Schedule
+    teachers: dict[str, torch.Tensor]
+    """Task → its teacher's answers for the training rows."""
+    vectors: dict[tuple[str, str], Vectors]
+    """(task, split) → what its head reads of a frozen encoder; empty where the encoder learns."""
 
 
 def train(
@@ -83,20 +102,21 @@ def train(
         if "train" not in task.splits:
             raise InputError(f"tasks.{task.name}: no 'train' among its files, so it cannot be trained")
 
-    with _own_random_numbers(recipe.seed):
-        network = Network(
-            encoder,
-            {task.name: task.kind.build_head(encoder.shape.hidden, recipe.encoder.dropout) for task in tasks},
-        ).to(device, chosen.parameters)
-    network.encoder.requires_grad_(not recipe.encoder.freeze)
-    optimizer = _optimizer(recipe, network)
+    journal = Journal(run.folder, quiet=quiet)
+    named = {task.name: task for task in tasks}
+    network = _network(recipe, encoder, named).to(device, chosen.parameters)
+    teachers = teach(recipe, named, device=device, attention=attention, cache=cache, say=journal.say)
+    objective = Objective(recipe, network, {task.name: task.kind for task in tasks})
+    objective.to(device)
+    optimizer = _optimizer(recipe, network, objective)
     schedule = _schedule(recipe, tasks)
     plan = _plan(recipe, schedule, len(tasks))
-    key = _key(recipe, tasks, tokenizer, plan)
+    key = _key(recipe, tasks, tokenizer, plan, teachers)
     progress = state.Progress()
     found = state.latest(run.checkpoints) if resume else None
+    learning = {"network": network, "objective": objective}
     if found is not None:
-        progress = state.restore(found, network, optimizer, key)
+        progress = state.restore(found, learning, optimizer, key)
 
     run.folder.mkdir(parents=True, exist_ok=True)
     run.write_recipe(recipe)
@@ -108,38 +128,45 @@ def train(
     )
     model.network.encoder.use(compute=chosen.compute, attention=attention)
     with (
-        Journal(run.folder, plan.total, quiet=quiet, resumed_at=progress.step if resume else None) as journal,
+        journal.opened(plan.total, resumed_at=progress.step if resume else None),
         _own_random_numbers(recipe.seed),
         _interrupt() as interrupted,
     ):
-        _describe(journal, recipe, tasks, schedule, plan, network, chosen.name, progress)
+        _describe(journal, recipe, tasks, schedule, plan, network, optimizer, chosen.name, progress)
+        vectors = _frozen_vectors(run, journal, network, tasks) if recipe.encoder.freeze else {}
+        material = _Material(named, schedule, teachers, vectors)
         network.train()
         before = time.perf_counter() - progress.seconds
         while progress.step < plan.total and not progress.stopped:
-            losses, norm, tokens, sizes = _step(
-                recipe, network, optimizer, schedule, tasks, plan, progress.step
-            )
+            every = recipe.gradients.affinity_every
+            if every is not None and progress.step % every == 0:
+                _measure_affinity(journal, recipe, network, material, progress.step)
+            began = time.perf_counter()
+            step = _step(recipe, network, objective, optimizer, material, plan, progress.step)
+            progress.step_seconds += time.perf_counter() - began
+            progress.examples += sum(step.sizes.values())
             progress.step += 1
             journal.step(
                 progress.step,
-                losses,
+                step.losses,
                 epoch=progress.step / plan.per_epoch,
-                rate=optimizer.param_groups[0]["lr"],
-                norm=norm,
-                tokens=tokens,
-                sizes=sizes,
+                rate=optimizer.param_groups[-1]["lr"],
+                norm=step.norm,
+                tokens=step.tokens,
+                sizes=step.sizes,
+                terms=step.terms,
             )
             last = progress.step == plan.total
             if last or progress.step % plan.evaluate_every == 0:
-                _evaluate(run, journal, recipe, network, tasks, progress)
+                _evaluate(run, journal, recipe, network, material, progress)
             progress.seconds = time.perf_counter() - before
             if interrupted or last or progress.stopped or progress.step % plan.checkpoint_every == 0:
                 journal.flush()
-                state.save(run.checkpoints, network, optimizer, progress, key)
+                state.save(run.checkpoints, learning, optimizer, progress, key)
             if interrupted:
                 journal.say(f"stopped after step {progress.step}; go on with --resume")
                 raise Stopped
-        _finish(run, journal, model, tasks, progress)
+        _finish(run, journal, model, material, progress)
     return run
 
 
@@ -159,14 +186,14 @@ def evaluate_run(
     model = model or run.model()
     recipe = run.recipe.with_overrides(overrides)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    known = {split for section in recipe.tasks.values() for split in split_names(section)}
+    known = {split for section in recipe.tasks.values() for split in section.split_names}
     for split in splits or ():
         if split not in known:
             raise InputError(f"no task has a split {split!r}; there are {', '.join(sorted(known))}")
     for name, section in recipe.tasks.items():
         if name not in model.tasks:
             raise InputError(f"the run's recipe has a task {name!r} that its model has not", file=run.folder)
-        named = split_names(section)
+        named = section.split_names
         wanted = [one for one in named if (one in splits if splits is not None else one != "train")]
         data = load_task(
             name,
@@ -184,74 +211,158 @@ def evaluate_run(
     return found
 
 
+@dataclass
+class _Done:
+    """What one step did."""
+
+    losses: dict[str, float]
+    """Task → its loss before it is weighed."""
+    terms: dict[str, float]
+    """Term of the objective → its value, weighed."""
+    sizes: dict[str, int]
+    """Task → examples."""
+    tokens: int = 0
+    norm: float = 0.0
+    """2-norm of the gradient before it is shortened."""
+
+
 def _step(
     recipe: Recipe,
     network: Network,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
-    schedule: mixing.Schedule,
-    tasks: Sequence[TaskData],
+    material: _Material,
     plan: _Plan,
     number: int,
-) -> tuple[dict[str, float], float, int, dict[str, int]]:
-    """Step `number` (from 0): losses by task, the gradient's norm, tokens read, examples by task."""
-    torch.manual_seed(_mixed(recipe.seed, number))  # dropout is a function of (seed, step) alone
+) -> _Done:
+    """Step `number` (from 0): draw, forward and backward, clip, move."""
+    torch.manual_seed(_mixed(recipe.seed, number))  # dropout and noise are functions of (seed, step) alone
     _set_rates(optimizer, recipe, number, plan.total)
-    by_name = {task.name: task for task in tasks}
-    drawn = [schedule[number * plan.draws + i] for i in range(plan.draws)]
-    losses: dict[str, float] = {}
-    sizes = {draw.task: len(draw.rows) for draw in drawn}
-    tokens = 0
+    rounds = [material.schedule.draws(number * plan.draws + i) for i in range(plan.draws)]
+    drawn = [
+        # Of a round's examples each counts alike; rounds that are summed into one step count alike.
+        (draw, len(draw.rows) / sum(len(one.rows) for one in round_))
+        for round_ in rounds
+        for draw in round_
+    ]
+    done = _Done({}, {}, {draw.task: len(draw.rows) for draw, _ in drawn})
+    surgery = Surgery(network) if recipe.gradients.surgery == "pcgrad" and len(done.sizes) > 1 else None
+    progress = number / max(1, plan.total - 1)
     for share in range(recipe.schedule.accumulate):
-        micro = [(by_name[draw.task], _share(draw.rows, share, recipe.schedule.accumulate)) for draw in drawn]
-        ragged, parts = _batch([(task, rows) for task, rows in micro if len(rows)], sizes)
-        if not parts:
-            continue
-        ragged = ragged.to(next(network.parameters()).device)
-        loss, told = objective(network, ragged, parts)
-        if not math.isfinite(float(loss.detach())):
-            raise WorkError(
-                f"step {number + 1}: the loss is {float(loss.detach())} (tasks {', '.join(told)}); "
-                "a smaller optimizer.lr or precision float32 may help"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        tokens += ragged.tokens
-        for task, rows in micro:
-            if len(rows):
-                losses[task.name] = (
-                    losses.get(task.name, 0.0) + told[task.name] * len(rows) / sizes[task.name]
+        micro = [
+            (draw.task, rows, weight * len(rows) / len(draw.rows))
+            for draw, weight in drawn
+            if len(rows := _share(draw.rows, share, recipe.schedule.accumulate))
+        ]
+        for some in [micro] if surgery is None else [[one] for one in micro]:
+            if not some:
+                continue
+            ragged, parts = _batch(material, some)
+            ragged = ragged.to(next(network.parameters()).device)
+            loss, losses, terms = objective(network, ragged, parts, progress)
+            if not math.isfinite(float(loss.detach())):
+                raise WorkError(
+                    f"step {number + 1}: the loss is {float(loss.detach())} (tasks {', '.join(losses)}); "
+                    "a smaller optimizer.lr or precision float32 may help"
                 )
+            loss.backward()
+            if surgery is not None:
+                surgery.put_aside(some[0][0])
+            done.tokens += 0 if parts[0].vectors is not None else ragged.tokens
+            for task, rows, _ in some:
+                part = losses[task] * len(rows) / done.sizes[task]
+                done.losses[task] = done.losses.get(task, 0.0) + part
+            for name, value in terms.items():
+                done.terms[name] = done.terms.get(name, 0.0) + value
+    if surgery is not None:
+        surgery.operate()
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     limit = recipe.optimizer.clip if recipe.optimizer.clip is not None else math.inf
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True))
-    if not math.isfinite(norm):
+    done.norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True))
+    if not math.isfinite(done.norm):
         raise WorkError(f"step {number + 1}: the gradient is not finite; a smaller optimizer.lr may help")
     optimizer.step()
+    objective.stepped(network)
     optimizer.zero_grad(set_to_none=True)
-    return losses, norm, tokens, sizes
+    return done
 
 
 def _batch(
-    drawn: Sequence[tuple[TaskData, np.ndarray[Any, np.dtype[np.int64]]]], sizes: dict[str, int]
+    material: _Material, drawn: Sequence[tuple[str, np.ndarray[Any, np.dtype[np.int64]], float]]
 ) -> tuple[Ragged, list[Part]]:
-    """One ragged batch for the examples of all drawn tasks, and which of its sequences are whose."""
-    if not drawn:
-        return Ragged.of([[0]]), []
+    """One ragged batch for the examples of all drawn tasks, (task, rows, weight), and which of its sequences are whose.
+
+    With a frozen encoder no tokens are read: the parts carry the vectors, and the batch is one token for form's sake.
+    """
     ids, segments, lengths, parts, sequences = [], [], [], [], 0
-    for task, rows in drawn:
+    for name, rows, weight in drawn:
+        task = material.tasks[name]
         split = task.splits["train"]
         assert split.targets is not None
-        one_ids, one_segments, one_lengths = split.rows.batch(rows)
-        ids.append(one_ids)
-        segments.append(one_segments)
-        lengths.append(one_lengths)
-        end = sequences + len(one_lengths)
-        weight = (
-            task.section.weight * len(rows) / sizes[task.name]
-        )  # micro-batches add up to the batch's mean
-        targets = torch.from_numpy(split.targets[rows])
-        parts.append(Part(task.name, task.kind, sequences, end, targets, weight))
-        sequences = end
+        k = split.rows.sequences_per_example
+        kept = material.vectors.get((name, "train"))
+        vectors = None if kept is None else taken(kept, rows, k)
+        if vectors is None:
+            one_ids, one_segments, one_lengths = split.rows.batch(rows)
+            ids.append(one_ids)
+            segments.append(one_segments)
+            lengths.append(one_lengths)
+        teacher = material.teachers.get(name)
+        parts.append(
+            Part(
+                name,
+                task.kind,
+                sequences,
+                sequences + len(rows) * k,
+                torch.from_numpy(split.targets[rows]),
+                task.section.weight * weight,
+                None if teacher is None else teacher[torch.from_numpy(rows)],
+                vectors,
+            )
+        )
+        sequences += len(rows) * k
+    if not ids:
+        return Ragged.of([[0]]), parts
     return Ragged.of_flat(np.concatenate(ids), np.concatenate(segments), np.concatenate(lengths)), parts
+
+
+def _frozen_vectors(
+    run: Run, journal: Journal, network: Network, tasks: Sequence[TaskData]
+) -> dict[tuple[str, str], Vectors]:
+    """What each head reads of the frozen encoder, for every split; files in `features/` while the training lasts."""
+    found = {}
+    for task in tasks:
+        for name, split in task.splits.items():
+            path = run.folder / "features" / f"{task.name}-{name}.npy"
+            with journal.working(
+                f"{task.name} {name}: reading it once with the frozen encoder", len(split)
+            ) as on:
+                found[task.name, name] = vectors_of(network, task.name, split, path, on)
+    return found
+
+
+def _measure_affinity(
+    journal: Journal, recipe: Recipe, network: Network, material: _Material, number: int
+) -> None:
+    """Note the cosines between the tasks' gradients before step `number`, each on a batch of its own rows."""
+    device = next(network.parameters()).device
+    network.eval()  # without dropout: less noise in the gradients, and no random number of the training is used
+
+    def loss_of(task: TaskData) -> Callable[[], torch.Tensor]:
+        size = task.section.batch_size or recipe.schedule.batch_size
+        purpose = f"affinity of {task.name} before step {number + 1}"
+        rows = sampled(len(task.splits["train"]), size, recipe.seed, purpose)
+
+        def compute() -> torch.Tensor:
+            ragged, (part,) = _batch(material, [(task.name, rows, 1.0)])
+            (outputs,) = network(ragged.to(device), [(part.task, part.begin, part.end)])
+            return part.kind.loss(outputs, part.targets.to(device))
+
+        return compute
+
+    cosines = affinity(network, {name: loss_of(task) for name, task in material.tasks.items()})
+    network.train()
+    journal.affinity(number + 1, list(material.tasks), cosines)
 
 
 def _evaluate(
@@ -259,16 +370,17 @@ def _evaluate(
     journal: Journal,
     recipe: Recipe,
     network: Network,
-    tasks: Sequence[TaskData],
+    material: _Material,
     progress: state.Progress,
 ) -> None:
     """Score the dev splits; keep the weights where the mean is the best so far; say when patience has run out."""
     scores = {}
-    for task in tasks:
+    for task in material.tasks.values():
         split = task.splits.get("dev")
         if split is not None and split.targets is not None:
-            scores[task.name] = score(task.kind, outputs_of(network, task.name, split), split)
-    mean = goodness(tasks, scores) if scores else math.nan
+            outputs = outputs_of(network, task.name, split, material.vectors.get((task.name, "dev")))
+            scores[task.name] = score(task.kind, outputs, split)
+    mean = goodness(list(material.tasks.values()), scores) if scores else math.nan
     better = not scores or progress.best is None or mean > progress.best
     if better:
         progress.best, progress.best_step, progress.stale = (mean if scores else None), progress.step, 0
@@ -282,28 +394,36 @@ def _evaluate(
         journal.say(f"no better score in {patience} evaluations: stopped after step {progress.step}")
 
 
-def _finish(
-    run: Run, journal: Journal, model: Model, tasks: Sequence[TaskData], progress: state.Progress
-) -> None:
-    """Bring the best weights back; write scores, predictions and the model."""
+def _finish(run: Run, journal: Journal, model: Model, material: _Material, progress: state.Progress) -> None:
+    """Bring the best weights back; write scores, predictions, their tallies, the heat map and the model."""
     state.load_weights(run.checkpoints / "best.safetensors", model.network)
     model.network.eval()
     scores: dict[str, dict[str, dict[str, float]]] = {}
     (run.folder / "predictions").mkdir(exist_ok=True)
-    for task in tasks:
+    for task in material.tasks.values():
         for name, split in task.splits.items():
             if name == "train":
                 continue
-            outputs = outputs_of(model.network, task.name, split)
+            outputs = outputs_of(model.network, task.name, split, material.vectors.get((task.name, name)))
+            path = run.folder / "predictions" / f"{task.name}-{name}.csv"
             if split.targets is not None:
                 scores.setdefault(name, {})[task.name] = score(task.kind, outputs, split)
-            write_predictions(
-                run.folder / "predictions" / f"{task.name}-{name}.csv", task.kind, split, outputs
-            )
+                write_tallies(path.with_suffix(".npy"), task.kind, split, outputs)
+            write_predictions(path, task.kind, split, outputs)
     run.write_scores(scores)
+    measured = journal.measured_affinity()
+    if measured and len(material.tasks) > 1:
+        draw_affinity(run.folder / "affinity.svg", list(material.tasks), measured)
     model.save(run.model_folder)
+    shutil.rmtree(run.folder / "features", ignore_errors=True)
     journal.note(
-        "end", step=progress.step, best_step=progress.best_step, seconds=progress.seconds, scores=scores
+        "end",
+        step=progress.step,
+        best_step=progress.best_step,
+        seconds=progress.seconds,
+        step_seconds=progress.step_seconds,
+        examples=progress.examples,
+        scores=scores,
     )
     journal.say(f"best checkpoint: step {progress.best_step}; the run is in {run.folder}")
 
@@ -333,6 +453,13 @@ def _encoder(
         tokenizer = Tokenizer.from_pretrained(settings.from_)
         with _own_random_numbers(recipe.seed):
             encoder = Encoder.from_pretrained(settings.from_, **shares)
+            smaller = {
+                "layers": settings.layers,
+                "hidden": settings.hidden,
+                "intermediate": settings.intermediate,
+            }
+            if any(one is not None for one in smaller.values()):
+                encoder = reduced(encoder, **smaller, **shares)  # type: ignore[arg-type]
     if tokenizer.vocab_size > encoder.shape.vocabulary:
         raise InputError(
             f"encoder: the tokenizer has {tokenizer.vocab_size} tokens, the weights only {encoder.shape.vocabulary}"
@@ -340,9 +467,25 @@ def _encoder(
     return tokenizer, encoder.use(compute=chosen.compute, attention=attention), chosen
 
 
-def _optimizer(recipe: Recipe, network: Network) -> torch.optim.Optimizer:
-    named = [(f"encoder.{name}", one) for name, one in network.encoder.named_parameters()]
-    named += [(f"heads.{name}", one) for name, one in network.named_head_parameters()]
+def _network(recipe: Recipe, encoder: Encoder, tasks: Mapping[str, TaskData]) -> Network:
+    """The encoder with a fresh head for each task, and the layer that some share."""
+    hidden, share = encoder.shape.hidden, recipe.encoder.dropout
+    with _own_random_numbers(recipe.seed):
+        asked = recipe.relation
+        relation = Relation(hidden, asked.negative_slope) if asked is not None else None
+        related = asked.tasks if asked is not None else ()
+        heads = {
+            name: task.kind.build_head(hidden, share, relation if name in related else None)
+            for name, task in tasks.items()
+        }
+        network = Network(encoder, heads, relation)
+    network.encoder.requires_grad_(not recipe.encoder.freeze)
+    return network
+
+
+def _optimizer(recipe: Recipe, network: Network, objective: Objective) -> torch.optim.Optimizer:
+    named = list(network.named_parameters())
+    named += [(f"objective.{name}", one) for name, one in objective.named_parameters()]
     settings = recipe.optimizer
     learning = [(name, one) for name, one in named if one.requires_grad]
     if not learning:
@@ -368,7 +511,13 @@ def _optimizer(recipe: Recipe, network: Network) -> torch.optim.Optimizer:
 def _schedule(recipe: Recipe, tasks: Sequence[TaskData]) -> mixing.Schedule:
     sizes = {task.name: len(task.splits["train"]) for task in tasks}
     batches = {task.name: task.section.batch_size or recipe.schedule.batch_size for task in tasks}
-    return mixing.schedule(recipe.mixing.schedule, sizes, batches, recipe.seed, **recipe.mixing.settings)
+    name, settings = recipe.mixing.schedule, dict(recipe.mixing.settings)
+    if "epochs" in mixing.SCHEDULES[name].settings and "epochs" not in settings:
+        # What changes over the training changes over all of it, unless the recipe says otherwise.
+        asked = recipe.schedule
+        one = mixing.schedule(name, sizes, batches, recipe.seed, **settings, epochs=1)
+        settings["epochs"] = asked.epochs if asked.steps is None else asked.steps / one.steps_per_epoch
+    return mixing.schedule(name, sizes, batches, recipe.seed, **settings)
 
 
 def _plan(recipe: Recipe, schedule: mixing.Schedule, tasks: int) -> _Plan:
@@ -402,10 +551,23 @@ def _mixed(seed: int, step: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _key(recipe: Recipe, tasks: Sequence[TaskData], tokenizer: Tokenizer, plan: _Plan) -> str:
-    """What a checkpoint belongs to: the recipe, the tokenizer, each task's labels and rows to learn and choose by."""
+def _key(
+    recipe: Recipe,
+    tasks: Sequence[TaskData],
+    tokenizer: Tokenizer,
+    plan: _Plan,
+    teachers: Mapping[str, torch.Tensor],
+) -> str:
+    """What a checkpoint belongs to: the recipe, the tokenizer, each task's labels and rows to learn and choose by,
+    and what its teacher says of them."""
     told = {
-        "recipe": recipe.model_dump(mode="json", exclude={"name", "data"}),
+        "recipe": recipe.model_dump(
+            mode="json", exclude={"name": True, "data": True, "distill": {"teachers"}}
+        ),
+        "teachers": {
+            name: hashlib.sha256(answers.contiguous().numpy().data).hexdigest()
+            for name, answers in teachers.items()
+        },
         "tokenizer": tokenizer.fingerprint,
         "total": plan.total,
         "tasks": {
@@ -441,6 +603,7 @@ def _describe(
     schedule: mixing.Schedule,
     plan: _Plan,
     network: Network,
+    optimizer: torch.optim.Optimizer,
     precision_name: str,
     progress: state.Progress,
 ) -> None:
@@ -467,6 +630,21 @@ def _describe(
         for split in task.splits.values():
             for place in split.rows.unlabelled[:3]:
                 journal.say(f"left out, no label: {place.file}, row {place.row}")
+    rates = [
+        {
+            "name": group["name"],
+            "lr": group["base_lr"],
+            "weight_decay": group["weight_decay"],
+            "parameters": sum(one.numel() for one in group["params"]),
+        }
+        for group in optimizer.param_groups
+    ]
+    if len({one["lr"] for one in rates}) > 1:
+        shown = Table("learns", "highest rate", "decay", "parameters", box=None, pad_edge=False)
+        for one in rates:
+            cells = (one["name"], f"{one['lr']:.2e}", f"{one['weight_decay']:g}", f"{one['parameters']:,}")
+            shown.add_row(*cells)
+        journal.table(shown)
     count = sum(one.numel() for one in network.parameters())
     journal.say(
         f"{count:,} parameters · {plan.total} steps, {plan.per_epoch} an epoch · {precision_name} · "
@@ -479,6 +657,7 @@ def _describe(
             parameters=count,
             steps=plan.total,
             precision=precision_name,
+            rates=rates,
             torch=torch.__version__,
             python=platform.python_version(),
             threads=torch.get_num_threads(),

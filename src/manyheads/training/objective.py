@@ -1,26 +1,35 @@
-"""What a step minimises: the sum of terms over the tasks whose examples are in the batch.
+"""What a step minimises: each task's loss against labels and teachers, weighed, and the terms beside it.
 
 Knows outputs, targets and kinds. Must not know files, optimisers or the loop. A new term is a class and a line in
 `TERMS`.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from manyheads.encoder.layers import Masks
 from manyheads.encoder.ragged import Ragged
+from manyheads.formulas import smart
+from manyheads.formulas.distill import mixed_target
+from manyheads.formulas.gradients import uncertainty_loss
+from manyheads.formulas.smart import SmartSettings
 from manyheads.model import Network
+from manyheads.recipe import Recipe
 from manyheads.tasks import Kind
 
-__all__ = ["TERMS", "Part", "Term", "objective"]
+__all__ = ["TERMS", "Batch", "Objective", "Part", "Term"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
-    """The examples of one task in a batch: sequences `begin` to `end`, targets [B], and the task's weight."""
+    """The examples of one task in a batch: sequences `begin` to `end`, targets [B], and the part's weight."""
 
     task: str
     kind: Kind
@@ -28,38 +37,225 @@ class Part:
     end: int
     targets: Tensor
     weight: float = 1.0
+    teacher: Tensor | None = None
+    """The teacher's answers for these examples, in the form of the kind's soft targets."""
+    vectors: Tensor | None = None
+    """What the head reads of a frozen encoder, computed before; then the batch has no tokens."""
 
 
-class Term(ABC):
-    """One summand of the objective."""
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch after its forward pass: what terms may look at."""
+
+    network: Network
+    ragged: Ragged
+    parts: Sequence[Part]
+    outputs: Sequence[Tensor]
+    words: Tensor
+    """[T, H] the word vectors that were read."""
+    masks: Masks
+    """The dropout masks of the pass, for another one that must be the same function."""
+
+    def again(self, network: Network, words: Tensor) -> list[Tensor]:
+        """The outputs for other word vectors or of another network, through the same dropout masks."""
+        with self.masks.replayed():
+            return network(self.ragged, _places(self.parts), words)  # type: ignore[no-any-return]
+
+    def distance(self, these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
+        """How far the outputs of all parts lie apart: the kinds' own distances, weighed as the losses are."""
+        return torch.stack(
+            [
+                part.weight * part.kind.distance(p, q)
+                for part, p, q in zip(self.parts, these, those, strict=True)
+            ]
+        ).sum()
+
+
+class Term(nn.Module, ABC):
+    """A summand of the objective beside the tasks' losses. What it must remember between steps is module state, and
+    so is saved and resumed."""
 
     @abstractmethod
-    def __call__(self, network: Network, ragged: Ragged, part: Part, outputs: Tensor) -> Tensor:
-        """The term for one part of the batch, a scalar; `outputs` are the head's for the part."""
+    def forward(self, batch: Batch) -> Tensor:
+        """The term, a scalar."""
+
+    @abstractmethod
+    def stepped(self, network: Network) -> None:
+        """Called after the optimiser has moved the network."""
 
 
 @final
-class Supervised(Term):
-    """The kind's own loss against the targets."""
+class Smoothness(Term):
+    """SMART's adversarial term: what the worst small noise on the word vectors changes (formulas/smart.py)."""
 
-    def __call__(self, network: Network, ragged: Ragged, part: Part, outputs: Tensor) -> Tensor:
-        return part.kind.loss(outputs, part.targets.to(outputs.device))
+    def __init__(self, settings: SmartSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, batch: Batch) -> Tensor:
+        s = self.settings
+
+        def forward(words: Tensor) -> list[Tensor]:
+            return batch.again(batch.network, words)
+
+        def ascent(words: Tensor) -> list[Tensor]:
+            with _held(batch.network):
+                return batch.again(batch.network, words)
+
+        loss = smart.adversarial_loss(
+            forward,
+            batch.words,
+            list(batch.outputs),
+            batch.distance,
+            epsilon=s.epsilon,
+            sigma=s.sigma,
+            eta=s.eta,
+            steps=s.steps,
+            norm=s.norm,
+            ascent=ascent,
+        )
+        return s.weight * loss
+
+    def stepped(self, network: Network) -> None:
+        """Nothing to remember."""
 
 
-TERMS: dict[str, Term] = {"supervised": Supervised()}
+@final
+class Proximity(Term):
+    """SMART's Bregman proximal term: how far the answers are from those of the averaged weights θ̃."""
+
+    def __init__(self, settings: SmartSettings, network: Network) -> None:
+        super().__init__()
+        self.settings = settings
+        self.averaged = (
+            copy.deepcopy(network).requires_grad_(False).train()
+        )  # its passes replay dropout masks
+
+    def forward(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            before = batch.again(self.averaged, self.averaged.encoder.embeddings.word(batch.ragged.token_ids))
+        return self.settings.mu * smart.bregman_loss(list(batch.outputs), before, batch.distance)
+
+    def stepped(self, network: Network) -> None:
+        smart.average_(list(self.averaged.parameters()), list(network.parameters()), self.settings.momentum)
 
 
-def objective(network: Network, ragged: Ragged, parts: Sequence[Part]) -> tuple[Tensor, dict[str, float]]:
-    """The weighted sum over parts and terms, a scalar to call backward on, and each task's loss unweighted.
+def _smoothness(recipe: Recipe, network: Network) -> Term | None:
+    asked = recipe.regularize.smart
+    return Smoothness(asked) if asked is not None and asked.weight > 0 else None
 
-    One ragged forward serves all parts, whatever their tasks.
+
+def _proximity(recipe: Recipe, network: Network) -> Term | None:
+    asked = recipe.regularize.smart
+    return Proximity(asked, network) if asked is not None and asked.mu > 0 else None
+
+
+TERMS: dict[str, Callable[[Recipe, Network], Term | None]] = {
+    "smart": _smoothness,
+    "bregman": _proximity,
+}
+"""The terms by the name the journal gives them; each makes itself of the recipe, or None where it has no part."""
+
+
+class Objective(nn.Module):
+    """The number that a step minimises, as a function of a batch; with the parameters and the memory of its terms.
+
+    L = Σ_parts weight · loss(outputs, target) + Σ terms. The target of a task with a teacher is
+    λ · gold + (1 − λ) · teacher (BAM). With uncertainty weighting the tasks' losses are weighed by learnt
+    variances (Kendall et al. 2018).
     """
-    outputs = network(ragged, [(part.task, part.begin, part.end) for part in parts])
-    losses = [
-        sum((term(network, ragged, part, output) for term in TERMS.values()), output.new_zeros(()))
-        for part, output in zip(parts, outputs, strict=True)
-    ]
-    total = sum(
-        (loss * part.weight for part, loss in zip(parts, losses, strict=True)), losses[0].new_zeros(())
-    )
-    return total, {part.task: float(loss.detach()) for part, loss in zip(parts, losses, strict=True)}
+
+    def __init__(self, recipe: Recipe, network: Network, kinds: dict[str, Kind]) -> None:
+        super().__init__()
+        self.distill = recipe.distill
+        self.tasks = list(kinds)
+        self.halves = [kind.squared for kind in kinds.values()]
+        learnt = recipe.gradients.weighting == "uncertainty"
+        self.log_variances = nn.Parameter(torch.zeros(len(kinds))) if learnt else None
+        made = {name: make(recipe, network) for name, make in TERMS.items()}
+        self.terms = nn.ModuleDict({name: term for name, term in made.items() if term is not None})
+        self.share = recipe.regularize.smart.share if recipe.regularize.smart is not None else 1.0
+
+    def forward(
+        self, network: Network, ragged: Ragged, parts: Sequence[Part], progress: float
+    ) -> tuple[Tensor, dict[str, float], dict[str, float]]:
+        """The objective of a batch, a scalar to call backward on; each task's loss before it is weighed; each term.
+
+        `progress` is the share of the training that is done, 0 to 1. One ragged forward serves all parts.
+        """
+        batch, due = None, self._due()
+        if parts[0].vectors is not None:
+            read = [part.vectors.to(ragged.token_ids.device) for part in parts if part.vectors is not None]
+            outputs = [network.head(part.task)(one) for part, one in zip(parts, read, strict=True)]
+        elif not due:
+            outputs = network(ragged, _places(parts))
+        else:
+            masks, words = Masks(), network.encoder.embeddings.word(ragged.token_ids)
+            with masks.recorded():
+                outputs = network(ragged, _places(parts), words)
+            batch = Batch(network, ragged, parts, outputs, words, masks)
+        losses = [self._loss(part, output, progress) for part, output in zip(parts, outputs, strict=True)]
+        shares = losses[0].new_tensor([part.weight for part in parts])
+        total = (self._weighed(parts, losses) * shares).sum()
+        told = {}
+        for name, term in due.items():
+            assert batch is not None  # a recipe with a frozen encoder has no terms
+            value = term(batch) / self.share
+            told[name] = float(value.detach())
+            total = total + value
+        return (
+            total,
+            {part.task: float(loss.detach()) for part, loss in zip(parts, losses, strict=True)},
+            told,
+        )
+
+    def stepped(self, network: Network) -> None:
+        """Called after the optimiser has moved the network."""
+        for term in self.terms.values():
+            assert isinstance(term, Term)
+            term.stepped(network)
+
+    def _due(self) -> dict[str, nn.Module]:
+        """The terms that this step pays for: all of them or none, drawn from torch's generator."""
+        if not self.terms or (self.share < 1 and float(torch.rand(())) >= self.share):
+            return {}
+        return dict(self.terms.items())
+
+    def _loss(self, part: Part, outputs: Tensor, progress: float) -> Tensor:
+        """A task's loss against its labels, or against labels and teacher."""
+        kind, targets = part.kind, part.targets.to(outputs.device)
+        if part.teacher is None or self.distill is None:
+            return kind.loss(outputs, targets)
+        gold, teacher = kind.soft(targets.to(outputs.dtype)), part.teacher.to(outputs)
+        anneal, temperature = self.distill.anneal, self.distill.temperature
+        if temperature == 1 or kind.squared:  # numbers have nothing to soften
+            return kind.loss(outputs, mixed_target(gold, teacher, progress, anneal))
+        # Softened answers have gradients 1/T² as large (Hinton et al. 2015, section 2); cross entropy is linear in
+        # its target, so this is the mixed target at T = 1.
+        of_gold = float(mixed_target(1.0, 0.0, progress, anneal))
+        taught = kind.loss(kind.tempered(outputs, temperature), teacher) * temperature**2
+        return of_gold * kind.loss(outputs, gold) + (1 - of_gold) * taught
+
+    def _weighed(self, parts: Sequence[Part], losses: Sequence[Tensor]) -> Tensor:
+        """[parts] the losses, weighed by the learnt variances where they are learnt."""
+        if self.log_variances is None:
+            return torch.stack(list(losses))
+        which = [self.tasks.index(part.task) for part in parts]
+        return uncertainty_loss(losses, self.log_variances[which], [self.halves[i] for i in which])
+
+
+def _places(parts: Sequence[Part]) -> list[tuple[str, int, int]]:
+    return [(part.task, part.begin, part.end) for part in parts]
+
+
+@contextmanager
+def _held(network: Network) -> Iterator[None]:
+    """No gradients for the weights inside: the search for the worst noise needs none, and saves their products."""
+    learning = [one for one in network.parameters() if one.requires_grad]
+    for one in learning:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in learning:
+            one.requires_grad_(True)

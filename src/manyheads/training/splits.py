@@ -4,7 +4,7 @@ Knows recipes, rows and kinds. Must not know models, optimisers or the loop.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from manyheads.data.encode import EncodedRows, TokenCache, encode_rows, file_fingerprint
 from manyheads.data.hub import read_hub
 from manyheads.data.read import Row, column_names, read_rows
+from manyheads.data.select import rows_of_part, sampled
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError
 from manyheads.recipe import Recipe, TaskSettings
 from manyheads.tasks import KINDS, Kind
+from manyheads.tasks.texts import TextSettings
 
-__all__ = ["Split", "TaskData", "load_task", "sources_of", "split_names"]
+__all__ = ["Split", "TaskData", "load_task", "sources_of"]
 
 Source = tuple[str, Callable[[], Iterator[Row]]]
 
@@ -64,30 +66,36 @@ def load_task(
     positions: int,
     kind: Kind | None = None,
     splits: list[str] | None = None,
+    max_length: int | None = None,
     cache: TokenCache | None = None,
 ) -> TaskData:
     """Read and encode a task's splits (default: all that the recipe names).
 
     `positions` is the encoder's limit in tokens; `kind`, where given, is that of a trained model, whose labels
-    the rows must have. Raises InputError with file, row and column for anything that does not fit.
+    the rows must have, and `max_length` its limit (default: the recipe's). Raises InputError with file, row and
+    column for anything that does not fit.
     """
     section = recipe.tasks[name]
-    if section.max_length > positions:
+    length = section.max_length if max_length is None else max_length
+    if length > positions:
         raise InputError(
-            f"tasks.{name}.max_length: {section.max_length} is more than the {positions} positions the encoder has"
+            f"tasks.{name}.max_length: {length} is more than the {positions} positions the encoder has"
         )
+    related = recipe.relation is not None and name in recipe.relation.tasks
     learnt = kind is not None
-    kind = kind or KINDS[section.kind](section)
+    settings = section.related() if related and isinstance(section, TextSettings) else section
+    kind = kind or KINDS[section.kind](settings)
     found: dict[str, Split] = {}
-    wanted = split_names(section) if splits is None else splits
+    wanted = section.split_names if splits is None else splits
     for split in sorted(wanted, key=lambda one: one != "train"):  # labels are learnt from the training rows
-        sources, key, columns = sources_of(section, split, Path(recipe.data or "."))
+        sources, key, columns = sources_of(section, split, Path(recipe.data or "."), kind.columns)
         target: str | None = kind.target_column
         if split not in ("train", "dev") and columns is not None and target not in columns:
             target = None
+        by = _held_by(section) if split == "train" or split in _shares(section) else ()
         rows = encode_rows(
             [
-                (source, partial(read, need=[*kind.columns, *([target] if target else [])]))
+                (source, partial(read, need=[*kind.columns, *([target] if target else []), *by]))
                 for source, read in sources
             ],
             columns=kind.columns,
@@ -95,7 +103,7 @@ def load_task(
             sequences=kind.sequences,
             sequences_per_example=kind.sequences_per_example,
             tokenizer=tokenizer,
-            max_length=section.max_length,
+            max_length=length,
             blank_labels=section.blank_labels,
             cache=cache,
             key=key,
@@ -106,38 +114,60 @@ def load_task(
             except ValueError as error:
                 raise InputError(f"tasks.{name}: {error}", file=sources[0][0], column=target) from None
             learnt = True
+        if split in section.sample:
+            chosen = sampled(len(rows), section.sample[split], section.sample_seed, f"{name}/{split}")
+            rows = rows.take(chosen)
         found[split] = Split(rows, _targets(rows, kind))
     return TaskData(name, section, kind, found)
 
 
-def split_names(section: TaskSettings) -> list[str]:
-    """The splits that a section names, in its order."""
-    return list(section.hub.splits if section.hub is not None else section.files or {})
-
-
 def sources_of(
-    section: TaskSettings, split: str, data: Path
+    section: TaskSettings, split: str, data: Path, texts: Sequence[str]
 ) -> tuple[list[tuple[str, Callable[..., Iterator[Row]]]], Any, list[str] | None]:
     """How to read one split: (name, reader) pairs, what identifies the content, the columns of the first source.
 
-    Content and columns are None where they are not known before reading (a hub data set).
+    Content and columns are None where they are not known before reading (a hub data set). `texts` are the columns
+    of the task's texts: where a split is held out, they tell its rows unless the section names another column.
     """
+    shares = _shares(section)
+    part = split if split == "train" or split in shares else None
+    whole = "train" if split in shares else split
+    by = [*_held_by(section)] or list(texts)
+
+    def reader(read: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
+        if not shares or part is None:
+            return read
+        return lambda **named: rows_of_part(read(**named), part, shares, by)
+
     if section.hub is not None:
         hub = section.hub
-        where = hub.splits[split]
+        where = hub.splits[whole]
         name = f"{hub.path}:{where}"
-        return [(name, partial(read_hub, hub.path, split=where, name=hub.name))], None, None
+        return [(name, reader(partial(read_hub, hub.path, split=where, name=hub.name)))], None, None
     assert section.files is not None  # a section has either
-    paths = [data / path for path in section.files[split]]
+    paths = [data / path for path in section.files[whole]]
     dialect = section.read
     headers = [
         column_names(path, dialect) for path in paths
     ]  # names what is wrong before any content is hashed
     key = [[file_fingerprint(path) for path in paths], [path.name for path in paths], dialect.model_dump()]
+    if shares and part is not None:
+        key += [part, shares, by]
     readers: list[tuple[str, Callable[..., Iterator[Row]]]] = [
-        (str(path), partial(read_rows, path, dialect)) for path in paths
+        (str(path), reader(partial(read_rows, path, dialect))) for path in paths
     ]
     return readers, key, headers[0]
+
+
+def _shares(section: TaskSettings) -> dict[str, float]:
+    """{split that is cut from the training rows: its share}."""
+    return section.hold_out.shares if section.hold_out is not None else {}
+
+
+def _held_by(section: TaskSettings) -> tuple[str, ...]:
+    """The column that tells which rows are held out, where the section names one."""
+    named = section.hold_out.by if section.hold_out is not None else None
+    return (named,) if named else ()
 
 
 def _targets(rows: EncodedRows, kind: Kind) -> NDArray[np.float64] | None:

@@ -2,12 +2,14 @@
 
 Knows networks, optimisers and the folder of checkpoints. Must not know tasks, data or the loop.
 
-What the next steps do depends on the weights, the optimiser's moments and the step's number alone: batches
-and dropout are drawn from (seed, step). So a checkpoint holds those three, and what the best score was.
+What the next steps do depends on the weights, the optimiser's moments and the step's number alone: batches,
+dropout and noise are drawn from (seed, step). So a checkpoint holds those three, what the objective remembers
+(averaged weights, learnt variances), and what the best score was.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,13 @@ _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 @dataclass
 class Progress:
-    """How far a run is: steps done, examples seen of each task, the best evaluation, evaluations since it."""
+    """How far a run is: steps, seconds (in all, and within steps), examples trained on, the best evaluation and how
+    many came since."""
 
     step: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
+    examples: int = 0
     best: float | None = None
     best_step: int | None = None
     stale: int = 0
@@ -37,11 +42,22 @@ class Progress:
 
 
 def save(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, key: str
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    key: str,
 ) -> None:
-    """Write `step-N.safetensors` beside and rename it, then remove older ones. `key` identifies the recipe."""
+    """Write `step-N.safetensors` beside and rename it, then remove older ones and leftovers of a kill.
+
+    `key` identifies the recipe.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = {
+        f"{part}/{name}": tensor
+        for part, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
     described = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for number, state in described["state"].items():
@@ -60,7 +76,8 @@ def save(
     write_tensors(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata
     )
-    for old in _checkpoints(folder)[:-1]:
+    # What a kill has left half written is as large as a checkpoint, and nothing else is being written here now.
+    for old in (*_checkpoints(folder)[:-1], *folder.glob(".*.part-*")):
         old.unlink()
 
 
@@ -70,7 +87,9 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, key: str) -> Progress:
+def restore(
+    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, key: str
+) -> Progress:
     """Put a checkpoint's weights and moments back; InputError where it is damaged or of another recipe."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -84,9 +103,11 @@ def restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, ke
             "in another folder",
             file=path,
         )
-    network.load_state_dict(
-        {name.removeprefix("network/"): one for name, one in tensors.items() if name.startswith("network/")}
-    )
+    for part, module in modules.items():
+        before = f"{part}/"
+        module.load_state_dict(
+            {name.removeprefix(before): one for name, one in tensors.items() if name.startswith(before)}
+        )
     state: dict[int, dict[str, Any]] = {
         int(number): dict(values) for number, values in json.loads(metadata["plain"]).items()
     }

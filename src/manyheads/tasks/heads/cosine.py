@@ -23,6 +23,8 @@ class CosineHead(Head):
         super().__init__()
         self.pooling: Pooling = pooling
 
-    def forward(self, states: States) -> Tensor:
-        x = POOLINGS[self.pooling](states)
-        return F.cosine_similarity(x[0::2], x[1::2], dim=1)[:, None]
+    def read(self, states: States) -> Tensor:
+        return POOLINGS[self.pooling](states)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return F.cosine_similarity(vectors[0::2], vectors[1::2], dim=1)[:, None]

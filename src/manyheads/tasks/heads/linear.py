@@ -45,8 +45,11 @@ class LinearHead(Head):
         self.dropout = dropout
         self.output = Linear(hidden * (1 if self.features is None else len(self.features)), outputs)
 
-    def forward(self, states: States) -> Tensor:
-        x = POOLINGS[self.pooling](states)
+    def read(self, states: States) -> Tensor:
+        return POOLINGS[self.pooling](states)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        x = vectors
         if self.features is not None:
             u, v = x[0::2], x[1::2]
             x = torch.cat([FEATURES[name](u, v) for name in self.features], dim=1)

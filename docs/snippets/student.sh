@@ -1,0 +1,2 @@
+manyheads train student.yaml
+manyheads compare runs/student runs/shop

@@ -1,0 +1,2 @@
+manyheads quickstart
+manyheads study study.yaml
