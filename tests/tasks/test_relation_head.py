@@ -20,10 +20,10 @@ PAIR: dict[str, Any] = {"pair": ("a", "b"), "encode": "siamese"}
 
 
 def relation(slope: float = 0.01) -> Relation:
-    """A layer of width 6 that is no longer the identity."""
+    """A layer over vectors of width 6 that is no longer where it began."""
     made = Relation(6, slope).double()
     with torch.no_grad():
-        made.weight.copy_(torch.randn(6, 6, generator=torch.Generator().manual_seed(3)))
+        made.weight.copy_(torch.randn(12, 6, generator=torch.Generator().manual_seed(3)))
     return made
 
 
@@ -46,10 +46,13 @@ def test_the_formula(slope: float) -> None:
     )
 
 
-def test_it_begins_as_the_identity() -> None:
-    u = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) + 0.1
-    found = Relation(6, 0.01)(u, 3 * u)  # without anything below zero the sum is the cosine, which is 1
-    np.testing.assert_allclose(found.sum(1).detach().numpy(), 1, atol=1e-6)
+@pytest.mark.parametrize("slope", [0.0, 0.01, 0.3])
+def test_it_begins_as_the_identity_above_its_negative(slope: float) -> None:
+    u, v = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1))
+    found = Relation(6, slope)(u, v).detach()
+    assert found.shape == (4, 12)
+    cosine = (found[:, :6] - found[:, 6:]).sum(1) / (1 + slope)
+    torch.testing.assert_close(cosine, torch.cosine_similarity(u, v), atol=1e-6, rtol=0)
 
 
 def test_vectors_of_zeros_give_zeros_and_gradients_that_are_finite() -> None:
@@ -85,11 +88,11 @@ def test_the_head_is_a_linear_layer_over_h_times_r(make_states: Make) -> None:
 
 
 def test_a_range_is_where_it_begins(make_states: Make) -> None:
-    """1 + 4 · Σ r: for vectors without anything below zero the cosine, scaled as the cosine head scales it."""
+    """At the cosine, scaled as the cosine head scales it."""
     kind = Regression(RegressionSettings(**PAIR, range=(1, 5)))
     layer = Relation(6, 0.01).double()
     head = kind.build_head(6, 0.0, layer).double()
-    tokens = torch.rand(4, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    tokens = torch.randn(4, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     states = make_states(1, 1, 1, 1, tokens=tokens)
     cosine = torch.cosine_similarity(tokens[0::2], tokens[1::2])
     torch.testing.assert_close(kind.values(head(head.read(states))), 1 + 4 * cosine, atol=1e-7, rtol=0)
@@ -104,7 +107,7 @@ def test_its_parameters_are_not_the_head_s() -> None:
     assert all(isinstance(head, RelationHead) for head in heads)
     for head, outputs in zip(heads, (3, 1), strict=True):
         shapes = {name: list(one.shape) for name, one in head.named_parameters()}
-        assert shapes == {"output.weight": [outputs, 6], "output.bias": [outputs]}
+        assert shapes == {"output.weight": [outputs, 12], "output.bias": [outputs]}
         assert list(head.state_dict()) == ["output.weight", "output.bias"]
 
 

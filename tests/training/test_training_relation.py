@@ -75,23 +75,26 @@ def test_a_run_and_what_it_leaves(tiny: "Tiny", para: Path, tmp_path: Path, watc
     found = [id(one) for group in optimizer.param_groups for one in group["params"]]
     assert len(found) == len(set(found))
     network = watched.passes[0].network
+    begun = network.get_parameter("relation.weight")
     sizes = [one.numel() for group in optimizer.param_groups for one in group["params"]]
     assert sum(sizes) == sum(one.numel() for one in network.parameters())
-    shared = [one for group in optimizer.param_groups for one in group["params"] if one.shape == (32, 32)]
-    assert len(shared) == 1 + 2 + 1  # relation, two attention outputs, pooler
+    assert (
+        len(shared) == 1
+    )  # the relation alone; the feed-forward layers have as many units, and are counted apart
+    assert len(wide) == 1 + 2 + 1  # the relation layer, two feed-forward parts, the positions
 
     # So have the files.
     weights = load_file(run.model_folder / "heads.safetensors")
     assert {name: tuple(one.shape) for name, one in weights.items()} == {
-        "relation/weight": (32, 32),
-        "para.output.weight": (2, 32),
+        "relation/weight": (64, 32),
+        "para.output.weight": (2, 64),
         "para.output.bias": (2,),
-        "sts.output.weight": (1, 32),
+        "sts.output.weight": (1, 64),
         "sts.output.bias": (1,),
         "mood.output.weight": (2, 32),
         "mood.output.bias": (2,),
     }
-    assert float((weights["relation/weight"] - torch.eye(32)).abs().max()) > 1e-4  # it learnt
+    assert float((weights["relation/weight"] - begun.detach()).abs().max()) > 1e-4  # it learnt
     described = json.loads((run.model_folder / "heads.json").read_text())
     assert described["relation"] == {"negative_slope": 0.05}
     assert {name: one["related"] for name, one in described["tasks"].items()} == {
@@ -163,7 +166,7 @@ def test_smart_reaches_through_it(tiny: "Tiny", para: Path, tmp_path: Path, watc
     train(tiny, para, tmp_path / "run", regularize={"smart": smart})
     prefix = "terms.bregman.averaged.relation.weight"
     begun, then = (watched.passes[i].objective[prefix] for i in (0, 2))
-    assert torch.equal(begun, torch.eye(32))
+    assert torch.equal(begun, watched.passes[0].network.get_parameter("relation.weight"))
     assert float((then - begun).abs().max()) > 1e-5
     assert watched.passes[0].terms == {"bregman": 0.0}
     assert watched.passes[2].terms["bregman"] > 0
