@@ -198,7 +198,8 @@ def test_killed_again_and_again_a_run_ends_with_the_same_bits(
         {path.relative_to(run).as_posix() for path in run.rglob("*") if path.parent.name != "tensorboard"}
         for run in (whole, pieces)
     ]
-    assert files[0] == {name for name in files[1] if ".part-" not in name}
+    halves = (".part-", "/.tmp")  # elsewhere one may be left, where a kill met the writing of the model
+    assert files[0] == {name for name in files[1] if not any(half in name for half in halves)}
     assert not list((pieces / "checkpoints").glob(".*"))
     tables = [name for name in files[0] if name.startswith("predictions/")]
     assert len(tables) >= 4
@@ -238,6 +239,7 @@ def test_a_cut_while_a_checkpoint_is_written(
                 os.truncate(path, os.path.getsize(path) // 2)
             leftover = Path(path).with_name(f".step-{step:08d}.safetensors.part-1")  # as a kill leaves it
             leftover.write_bytes(b"half")
+            Path(path).with_name(".tmpAbC123").write_bytes(b"half")  # as safetensors writes beside
             raise PowerCutError
 
     monkeypatch.setattr(checkpoint, "save_file", half)

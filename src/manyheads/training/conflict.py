@@ -99,7 +99,10 @@ def draw_affinity(
     from matplotlib.figure import Figure  # without pyplot: the backend is the caller's to choose
 
     pairs = [(i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
-    names = list(measured[0])
+    # A floor that no task trains, such as a pooler that no head reads, has no cosines.
+    names = [
+        name for name, table in measured[0].items() if any(one is not None for row in table for one in row)
+    ]
     grid = torch.tensor(
         [
             [

@@ -77,8 +77,11 @@ def save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata
     )
     # What a kill has left half written is as large as a checkpoint, and nothing else is being written here now.
-    for old in (*_checkpoints(folder)[:-1], *folder.glob(".*.part-*")):
-        old.unlink()
+    halves = (
+        one for pattern in (".*.part-*", ".tmp*") for one in folder.glob(pattern)
+    )  # safetensors' own: .tmp…
+    for old in (*_checkpoints(folder)[:-1], *halves):
+        old.unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> Path | None:
