@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from manyheads.encoder.bert import States
 from manyheads.tasks import KINDS
-from manyheads.tasks.head import Head
 from manyheads.tasks.classification import Classification, ClassificationSettings
+from manyheads.tasks.head import Head
 from manyheads.tasks.heads.linear import LinearHead
 
 
