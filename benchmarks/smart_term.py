@@ -97,24 +97,31 @@ def term(model: Model, ragged: Ragged, part: Part, epsilon: float) -> dict[str, 
     }
 
 
+def trained(options: argparse.Namespace, folder: Path) -> Run:
+    """A model after some steps of the three tasks."""
+    recipe = Recipe.load(
+        ROOT / "recipes" / "three_tasks.yaml",
+        [f"schedule.steps={options.steps}", "schedule.evaluate_every=100000", "tasks.para.batch_size=32"],
+        data=data_folder(options.data),
+    )
+    return train(recipe, folder)
+
+
 def main() -> None:
     """Train, measure, and write benchmarks/results/smart_term.{json,md}."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder of the data sets")
     parser.add_argument("--steps", type=int, default=900, help="training steps before measuring")
+    parser.add_argument(
+        "--run", type=Path, help="measure this run of the three tasks instead of training one"
+    )
     options = parser.parse_args()
     told = machine()
     with tempfile.TemporaryDirectory(prefix="smart-term-") as folder:
-        recipe = Recipe.load(
-            ROOT / "recipes" / "three_tasks.yaml",
-            [f"schedule.steps={options.steps}", "schedule.evaluate_every=100000", "tasks.para.batch_size=32"],
-            data=data_folder(options.data),
-        )
-        run = train(recipe, Path(folder) / "run")
+        run = Run.open(options.run) if options.run else trained(options, Path(folder) / "run")
         records = [one for precision in ("bf16", "float32") for one in measured(run, precision)]
-    record.write_json(
-        record.RESULTS / "smart_term.json", {"machine": told, "steps": options.steps, "terms": records}
-    )
+    steps = run.recipe.schedule.steps
+    record.write_json(record.RESULTS / "smart_term.json", {"machine": told, "steps": steps, "terms": records})
     rows = [
         [
             one["task"],
@@ -127,7 +134,7 @@ def main() -> None:
     ]
     head = ["task", "ε", "precision", "term", "random noise", "term's gradient / loss's", "loss"]
     text = f"# The size of SMART's term (λ = 1)\n\n{describe(told)}. "
-    text += f"After {options.steps} steps of the three tasks.\n\n"
+    text += f"After {steps} steps of the three tasks.\n\n"
     record.write_text(record.RESULTS / "smart_term.md", text + record.table(head, rows))
 
 

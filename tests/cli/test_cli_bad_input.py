@@ -17,6 +17,7 @@ import torch
 import manyheads as mh
 from manyheads.encoder import checkpoint
 from manyheads.training import loop
+from manyheads.training.objective import Objective
 
 if TYPE_CHECKING:
     from tests.conftest import Command, Tiny
@@ -554,7 +555,7 @@ def test_too_little_memory(
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(loop.Objective, "forward", fail)
+    monkeypatch.setattr(Objective, "forward", fail)
     recipe = tiny.write(tmp_path / "r.yaml")
     told = command.refused("train", recipe, "--out", tmp_path / "run", "--quiet", status=1)
     assert "out of memory; a smaller schedule.batch_size" in told
@@ -566,7 +567,7 @@ def test_a_bug_of_ours_keeps_its_traceback(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(loop.Objective, "forward", fail)
+    monkeypatch.setattr(Objective, "forward", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         command("train", tiny.write(tmp_path / "r.yaml"), "--out", tmp_path / "run")
 

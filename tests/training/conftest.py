@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manyheads.encoder.ragged import Ragged
 from manyheads.model import Network
-from manyheads.training import loop
+from manyheads.training import loop, setup
 from manyheads.training.objective import Objective, Part
 
 
@@ -52,7 +52,7 @@ class Watched:
 def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     """What trainings in this test do."""
     seen = Watched()
-    plain_forward, plain_optimizer = Objective.forward, loop._optimizer
+    plain_forward, plain_optimizer = Objective.forward, setup.build_optimizer
 
     def forward(
         self: Objective, network: Network, ragged: Ragged, parts: Sequence[Part], progress: float
@@ -84,5 +84,5 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
         return made
 
     monkeypatch.setattr(Objective, "forward", forward)
-    monkeypatch.setattr(loop, "_optimizer", optimizer)
+    monkeypatch.setattr(loop, "build_optimizer", optimizer)
     return seen

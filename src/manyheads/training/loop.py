@@ -4,13 +4,11 @@ Knows everything under it. Must not know any kind, head or schedule by name.
 """
 
 import hashlib
-import json
 import math
-import platform
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,28 +16,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from manyheads.data import mixing
 from manyheads.data.encode import TokenCache
 from manyheads.data.select import sampled
-from manyheads.encoder import precision
-from manyheads.encoder.bert import Encoder, Shape
 from manyheads.encoder.ragged import Ragged
-from manyheads.encoder.reduced import reduced
-from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError, WorkError
 from manyheads.formulas import optim
 from manyheads.model import Model, Network, Task
 from manyheads.recipe import Recipe
 from manyheads.run import Run
-from manyheads.tasks.heads.relation import Relation
 from manyheads.training import state
 from manyheads.training.conflict import Surgery, affinity, draw_affinity
 from manyheads.training.evaluate import goodness, outputs_of, score, write_predictions, write_tallies
 from manyheads.training.frozen import Vectors, taken, vectors_of
 from manyheads.training.journal import Journal
 from manyheads.training.objective import Objective, Part
+from manyheads.training.setup import (
+    Plan,
+    build_network,
+    build_optimizer,
+    build_schedule,
+    describe,
+    key_of,
+    open_encoder,
+    own_random_numbers,
+    plan_steps,
+)
 from manyheads.training.splits import TaskData, load_task
 from manyheads.training.teachers import teach
 
@@ -48,17 +51,6 @@ __all__ = ["Stopped", "evaluate_run", "train"]
 
 class Stopped(KeyboardInterrupt):
     """Ctrl-C was pressed: the step was finished and a checkpoint written."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How many steps, and what happens after which."""
-
-    total: int
-    per_epoch: int
-    draws: int
-    evaluate_every: int
-    checkpoint_every: int
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,7 @@ def train(
     """
     run = Run(out if out is not None else Path("runs") / recipe.name)
     _refuse_other_content(run, resume)
-    tokenizer, encoder, chosen = _encoder(recipe, device, attention)
+    tokenizer, encoder, chosen = open_encoder(recipe, device, attention)
     cache = cache or TokenCache()
     tasks = [
         load_task(name, recipe, tokenizer, positions=encoder.shape.positions, cache=cache)
@@ -104,14 +96,14 @@ def train(
 
     journal = Journal(run.folder, quiet=quiet)
     named = {task.name: task for task in tasks}
-    network = _network(recipe, encoder, named).to(device, chosen.parameters)
+    network = build_network(recipe, encoder, named).to(device, chosen.parameters)
     teachers = teach(recipe, named, device=device, attention=attention, cache=cache, say=journal.say)
     objective = Objective(recipe, network, {task.name: task.kind for task in tasks})
     objective.to(device)
-    optimizer = _optimizer(recipe, network, objective)
-    schedule = _schedule(recipe, tasks)
-    plan = _plan(recipe, schedule, len(tasks))
-    key = _key(recipe, tasks, tokenizer, plan, teachers)
+    optimizer = build_optimizer(recipe, network, objective)
+    schedule = build_schedule(recipe, tasks)
+    plan = plan_steps(recipe, schedule, len(tasks))
+    key = key_of(recipe, tasks, tokenizer, plan, teachers)
     progress = state.Progress()
     found = state.latest(run.checkpoints) if resume else None
     learning = {"network": network, "objective": objective}
@@ -129,10 +121,10 @@ def train(
     model.network.encoder.use(compute=chosen.compute, attention=attention)
     with (
         journal.opened(plan.total, resumed_at=progress.step if resume else None),
-        _own_random_numbers(recipe.seed),
+        own_random_numbers(recipe.seed),
         _interrupt() as interrupted,
     ):
-        _describe(journal, recipe, tasks, schedule, plan, network, optimizer, chosen.name, progress)
+        describe(journal, recipe, tasks, schedule, plan, network, optimizer, chosen.name, progress)
         vectors = _frozen_vectors(run, journal, network, tasks) if recipe.encoder.freeze else {}
         material = _Material(named, schedule, teachers, vectors)
         network.train()
@@ -232,7 +224,7 @@ def _step(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     material: _Material,
-    plan: _Plan,
+    plan: Plan,
     number: int,
 ) -> _Done:
     """Step `number` (from 0): draw, forward and backward, clip, move."""
@@ -428,111 +420,6 @@ def _finish(run: Run, journal: Journal, model: Model, material: _Material, progr
     journal.say(f"best checkpoint: step {progress.best_step}; the run is in {run.folder}")
 
 
-def _encoder(
-    recipe: Recipe, device: str, attention: str | None
-) -> tuple[Tokenizer, Encoder, precision.Precision]:
-    """The tokenizer, the encoder and the precision that the recipe asks for."""
-    chosen = precision.choose(recipe.precision, precision.usable(device))
-    settings = recipe.encoder
-    shares = {"dropout": settings.dropout, "attention_dropout": settings.attention_dropout}
-    if settings.size is not None:
-        assert settings.vocab is not None
-        tokenizer = Tokenizer.from_vocabulary(settings.vocab)
-        shape = Shape(
-            layers=settings.size.layers,
-            hidden=settings.size.hidden,
-            heads=settings.size.heads,
-            intermediate=settings.size.intermediate,
-            positions=settings.size.max_positions,
-            vocabulary=tokenizer.vocab_size,
-        )
-        with _own_random_numbers(recipe.seed):
-            encoder = Encoder(shape, **shares)
-    else:
-        assert settings.from_ is not None
-        tokenizer = Tokenizer.from_pretrained(settings.from_)
-        with _own_random_numbers(recipe.seed):
-            encoder = Encoder.from_pretrained(settings.from_, **shares)
-            smaller = {
-                "layers": settings.layers,
-                "hidden": settings.hidden,
-                "intermediate": settings.intermediate,
-            }
-            if any(one is not None for one in smaller.values()):
-                encoder = reduced(encoder, **smaller, **shares)  # type: ignore[arg-type]
-    if tokenizer.vocab_size > encoder.shape.vocabulary:
-        raise InputError(
-            f"encoder: the tokenizer has {tokenizer.vocab_size} tokens, the weights only {encoder.shape.vocabulary}"
-        )
-    return tokenizer, encoder.use(compute=chosen.compute, attention=attention), chosen
-
-
-def _network(recipe: Recipe, encoder: Encoder, tasks: Mapping[str, TaskData]) -> Network:
-    """The encoder with a fresh head for each task, and the layer that some share."""
-    hidden, share = encoder.shape.hidden, recipe.encoder.dropout
-    with _own_random_numbers(recipe.seed):
-        asked = recipe.relation
-        relation = Relation(hidden, asked.negative_slope) if asked is not None else None
-        related = asked.tasks if asked is not None else ()
-        heads = {
-            name: task.kind.build_head(hidden, share, relation if name in related else None)
-            for name, task in tasks.items()
-        }
-        network = Network(encoder, heads, relation)
-    network.encoder.requires_grad_(not recipe.encoder.freeze)
-    return network
-
-
-def _optimizer(recipe: Recipe, network: Network, objective: Objective) -> torch.optim.Optimizer:
-    named = list(network.named_parameters())
-    named += [(f"objective.{name}", one) for name, one in objective.named_parameters()]
-    settings = recipe.optimizer
-    learning = [(name, one) for name, one in named if one.requires_grad]
-    if not learning:
-        raise InputError("nothing to train: the encoder is frozen and no head has parameters")
-    groups = optim.parameter_groups(
-        learning,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        layer_decay=settings.layer_decay,
-        layers=network.encoder.shape.layers,
-        head_lr=settings.head_lr,
-    )
-    return optim.build(
-        groups,
-        name=settings.name,
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def _schedule(recipe: Recipe, tasks: Sequence[TaskData]) -> mixing.Schedule:
-    sizes = {task.name: len(task.splits["train"]) for task in tasks}
-    batches = {task.name: task.section.batch_size or recipe.schedule.batch_size for task in tasks}
-    name, settings = recipe.mixing.schedule, dict(recipe.mixing.settings)
-    if "epochs" in mixing.SCHEDULES[name].settings and "epochs" not in settings:
-        # What changes over the training changes over all of it, unless the recipe says otherwise.
-        asked = recipe.schedule
-        one = mixing.schedule(name, sizes, batches, recipe.seed, **settings, epochs=1)
-        settings["epochs"] = asked.epochs if asked.steps is None else asked.steps / one.steps_per_epoch
-    return mixing.schedule(name, sizes, batches, recipe.seed, **settings)
-
-
-def _plan(recipe: Recipe, schedule: mixing.Schedule, tasks: int) -> _Plan:
-    draws = tasks if recipe.sums_rounds else 1
-    per_epoch = max(1, schedule.steps_per_epoch // draws)
-    asked = recipe.schedule
-    total = asked.steps
-    if total is None:
-        total = max(1, schedule.steps_for(asked.epochs) // draws)
-    elif schedule.total_steps is not None:
-        total = min(total, schedule.total_steps // draws)
-    every = per_epoch if asked.evaluate_every == "epoch" else asked.evaluate_every
-    return _Plan(total, per_epoch, draws, every, asked.checkpoint_every or every)
-
-
 def _set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, total: int) -> None:
     """The rate of step `step` (from 0): warm-up, then decay."""
     factor = optim.DECAYS[recipe.schedule.decay](step, total, recipe.schedule.warmup_steps(total))
@@ -551,36 +438,6 @@ def _mixed(seed: int, step: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _key(
-    recipe: Recipe,
-    tasks: Sequence[TaskData],
-    tokenizer: Tokenizer,
-    plan: _Plan,
-    teachers: Mapping[str, torch.Tensor],
-) -> str:
-    """What a checkpoint belongs to: the recipe, the tokenizer, each task's labels and rows to learn and choose by,
-    and what its teacher says of them."""
-    told = {
-        "recipe": recipe.model_dump(
-            mode="json", exclude={"name": True, "data": True, "distill": {"teachers"}}
-        ),
-        "teachers": {
-            name: hashlib.sha256(answers.contiguous().numpy().data).hexdigest()
-            for name, answers in teachers.items()
-        },
-        "tokenizer": tokenizer.fingerprint,
-        "total": plan.total,
-        "tasks": {
-            task.name: [
-                task.kind.facts(),
-                *(task.splits[name].digest for name in ("train", "dev") if name in task.splits),
-            ]
-            for task in tasks
-        },
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def _refuse_other_content(run: Run, resume: bool) -> None:
     folder = run.folder
     if folder.is_file():
@@ -594,92 +451,6 @@ def _refuse_other_content(run: Run, resume: bool) -> None:
     # What begins with a dot is no run's: the leftover of a kill while the first file was written, for one.
     if folder.is_dir() and not all(one.name.startswith(".") for one in folder.iterdir()):
         raise InputError("exists already; --resume goes on with it, --out names another folder", file=folder)
-
-
-def _describe(
-    journal: Journal,
-    recipe: Recipe,
-    tasks: Sequence[TaskData],
-    schedule: mixing.Schedule,
-    plan: _Plan,
-    network: Network,
-    optimizer: torch.optim.Optimizer,
-    precision_name: str,
-    progress: state.Progress,
-) -> None:
-    """Say before the first step what will be trained on what; and what was left out or cut."""
-    table = Table(
-        "task", "kind", "rows", "batch", "steps an epoch", "cut", "no label", box=None, pad_edge=False
-    )
-    steps = {name: (batch, count) for name, _, batch, count in schedule.describe()}
-    for task in tasks:
-        rows = task.splits["train"].rows
-        sizes = " / ".join(f"{len(split):,}" for split in task.splits.values())
-        batch, count = steps.get(task.name, ("–", 0))  # a task of an earlier stage alone
-        table.add_row(
-            task.name,
-            task.section.kind,
-            sizes,
-            str(batch),
-            str(count),
-            str(rows.truncated),
-            str(sum(len(split.rows.unlabelled) for split in task.splits.values())),
-        )
-    journal.table(table)
-    for task in tasks:
-        for split in task.splits.values():
-            for place in split.rows.unlabelled[:3]:
-                journal.say(f"left out, no label: {place.file}, row {place.row}")
-    rates = [
-        {
-            "name": group["name"],
-            "lr": group["base_lr"],
-            "weight_decay": group["weight_decay"],
-            "parameters": sum(one.numel() for one in group["params"]),
-        }
-        for group in optimizer.param_groups
-    ]
-    if len({one["lr"] for one in rates}) > 1:
-        shown = Table("learns", "highest rate", "decay", "parameters", box=None, pad_edge=False)
-        for one in rates:
-            cells = (one["name"], f"{one['lr']:.2e}", f"{one['weight_decay']:g}", f"{one['parameters']:,}")
-            shown.add_row(*cells)
-        journal.table(shown)
-    count = sum(one.numel() for one in network.parameters())
-    journal.say(
-        f"{count:,} parameters · {plan.total} steps, {plan.per_epoch} an epoch · {precision_name} · "
-        f"torch {torch.__version__}" + (f" · resumed at step {progress.step}" if progress.step else "")
-    )
-    if progress.step == 0:
-        journal.note(
-            "start",
-            step=0,
-            parameters=count,
-            steps=plan.total,
-            precision=precision_name,
-            rates=rates,
-            torch=torch.__version__,
-            python=platform.python_version(),
-            threads=torch.get_num_threads(),
-            rows={task.name: {name: len(split) for name, split in task.splits.items()} for task in tasks},
-            truncated={task.name: task.splits["train"].rows.truncated for task in tasks},
-            unlabelled={
-                task.name: [
-                    [place.file, place.row]
-                    for split in task.splits.values()
-                    for place in split.rows.unlabelled
-                ]
-                for task in tasks
-            },
-        )
-
-
-@contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Seed torch's generator inside, and give the caller's back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager
