@@ -445,10 +445,11 @@ def test_a_worker_whose_run_fails_goes_on_with_the_next(tiny: "Tiny", tmp_path: 
 
 
 PARENT = """
-import sys
+import signal, sys
 from manyheads.evidence.study import study
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
     study(sys.argv[1], sys.argv[2], quiet=True, workers=2)
 """
 
