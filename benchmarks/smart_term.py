@@ -59,9 +59,9 @@ def drawn(run: Run, model: Model, name: str) -> tuple[Part, Ragged]:
     ).splits["train"]
     assert data.targets is not None
     rows = sampled(len(data), ROWS, 1, f"rows of {name}")
-    ids, segments, lengths = data.rows.batch(rows)
-    targets = torch.from_numpy(data.targets[rows])
-    return Part(name, kind, 0, len(lengths), targets), Ragged.of_flat(ids, segments, lengths)
+    layout = data.rows.batch(rows)
+    targets = torch.from_numpy(data.targets_of(rows))
+    return Part(name, kind, 0, len(layout.lengths), targets), Ragged.of_layout(layout)
 
 
 def term(model: Model, ragged: Ragged, part: Part, epsilon: float) -> dict[str, float]:

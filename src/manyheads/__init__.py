@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from manyheads.errors import InputError, ManyheadsError, WorkError
     from manyheads.evidence.compare import compare
     from manyheads.evidence.study import study
-    from manyheads.formulas import distill, gradients, metrics, optim, smart, statistics
+    from manyheads.formulas import distill, gradients, metrics, optim, smart, spans, statistics
     from manyheads.model import Model
     from manyheads.recipe import Recipe
     from manyheads.run import Run, load
-    from manyheads.tasks.kind import Prediction
+    from manyheads.tasks import tags
+    from manyheads.tasks.kind import Prediction, Span
     from manyheads.training.loop import Stopped, train
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "Run",
+    "Span",
     "Stopped",
     "Tokenizer",
     "WorkError",
@@ -39,8 +41,10 @@ __all__ = [
     "mixing",
     "optim",
     "smart",
+    "spans",
     "statistics",
     "study",
+    "tags",
     "train",
 ]
 __version__ = "0.1.0"
@@ -53,6 +57,7 @@ _HOMES = {
     "Prediction": "tasks.kind",
     "Recipe": "recipe",
     "Run": "run",
+    "Span": "tasks.kind",
     "Stopped": "training.loop",
     "Tokenizer": "encoder.tokenizer",
     "WorkError": "errors",
@@ -64,11 +69,13 @@ _HOMES = {
     "mixing": "data",
     "optim": "formulas",
     "smart": "formulas",
+    "spans": "formulas",
     "statistics": "formulas",
     "study": "evidence.study",
+    "tags": "tasks",
     "train": "training.loop",
 }
-_MODULES = ("distill", "gradients", "metrics", "mixing", "optim", "smart", "statistics")
+_MODULES = ("distill", "gradients", "metrics", "mixing", "optim", "smart", "spans", "statistics", "tags")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ Knows texts, tasks and the folder that holds a model. Must not know training, ru
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,21 +18,23 @@ from torch import Tensor, nn
 
 from manyheads.encoder import checkpoint, precision
 from manyheads.encoder.bert import Encoder, States
+from manyheads.encoder.layout import Layout
 from manyheads.encoder.ragged import Ragged
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError, nearest, shown
 from manyheads.files import write_json
 from manyheads.tasks import KINDS, Kind, Prediction
-from manyheads.tasks.head import Head
+from manyheads.tasks.head import Head, Rows, joined, ordered, plain, regrouped
 from manyheads.tasks.heads.relation import Relation, RelationHead
+from manyheads.tasks.kind import examples_of
 
-__all__ = ["Model", "Network", "Task", "ragged_batches"]
+__all__ = ["Model", "Network", "Task", "predictions_of", "ragged_batches"]
 
 _TOKENS_AT_ONCE = 4096  # of one forward pass: enough for full products, little enough for the caches
 _TEXTS_AT_ONCE = 4096  # that are tokenised, sorted by length and held in memory together
 _FORMAT = 1
 
-Input = str | Sequence[str]
+Input = str | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,20 @@ class Network(nn.Module):
 
     def forward(
         self, ragged: Ragged, parts: Sequence[tuple[str, int, int]], words: Tensor | None = None
-    ) -> list[Tensor]:
+    ) -> list[Rows]:
         """One encoder pass over a batch that may hold several tasks.
 
         `parts` are (task, first sequence, end) in the batch's order; `words` [T, H] may stand in for the word
         vectors. Returns each part's outputs.
         """
-        states = self.encoder.encode(ragged, words=words)
+        deep = any(self.head(task).all_layers for task, _, _ in parts)
+        states = self.encoder.encode(ragged, all_layers=deep, words=words)
         return [self.answer(task, states.of_sequences(begin, end)) for task, begin, end in parts]
 
-    def answer(self, task: str, states: States) -> Tensor:
+    def answer(self, task: str, states: States) -> Rows:
         """The outputs of one task's head."""
         head = self.head(task)
-        outputs: Tensor = head(head.read(states))
+        outputs: Rows = head(head.read(states))
         return outputs
 
 
@@ -129,26 +132,33 @@ class Model:
     def predict(self, task: str, inputs: Iterable[Input]) -> list[Prediction]:
         """Predictions for texts, or for pairs (a, b) where the task reads pairs, in the order of the inputs.
 
-        Raises InputError for an unknown task or an input that is no text or pair.
+        Tasks with candidates or choices take (text, [candidates]); a tagging task takes a list of words too. Raises
+        InputError for an unknown task or an input that is none.
         """
         return list(self.stream(task, inputs))
 
     def stream(self, task: str, inputs: Iterable[Input]) -> Iterator[Prediction]:
         """`predict` for inputs of any number: memory stays constant."""
         chosen = self.task(task)
-        rest = iter(_texts(inputs, len(chosen.kind.columns), chosen.name))
+        rest = _given(inputs, [chosen], chosen.name)
         while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
             yield from self._predict_chunk([chosen], chunk)[chosen.name]
+
+    def outputs(self, task: str, inputs: Sequence[Any]) -> tuple[Rows, Layout]:
+        """A head's outputs for inputs as the task's kind makes them of rows (`Kind.input`), on the processor, and how
+        they were laid out."""
+        chosen = self.task(task)
+        return self._outputs([chosen], [{chosen.name: one} for one in inputs])[chosen.name]
 
     def analyze(
         self, texts: Iterable[str], tasks: Sequence[str] | None = None
     ) -> list[dict[str, Prediction]]:
         """Every head that reads a single text, on each text, in one encoder pass: {task: prediction} a text.
 
-        Only texts that a task must cut shorter than the others are read again for it. Raises InputError where
-        no task of the model reads single texts.
+        A text that a task lays out in another way than the others (it cuts it shorter) stands in that pass twice.
+        Raises InputError where no task of the model reads single texts.
         """
-        return self._all_heads(list(_texts(texts, 1, "analyze")), 1, tasks)
+        return self._all_heads(texts, 1, tasks)
 
     def analyze_pairs(
         self, pairs: Iterable[Sequence[str]], tasks: Sequence[str] | None = None
@@ -157,8 +167,9 @@ class Model:
 
         Tasks that read a pair alike (packed, or apart) share one encoder pass.
         """
-        return self._all_heads(list(_texts(pairs, 2, "analyze")), 2, tasks)
+        return self._all_heads(pairs, 2, tasks)
 
+    @torch.inference_mode()
     def embed(
         self,
         texts: Iterable[str],
@@ -176,17 +187,23 @@ class Model:
             raise InputError(f"pooling {pooling!r}: expected 'mean' or 'cls'")
         length = max_length or max((task.max_length for task in self.tasks.values()), default=512)
         length = min(length, self.network.encoder.shape.positions)
-        rest = iter(_texts(texts, 1, "embed"))
+        rest = _all_texts(texts, "embed")
         found: list[NDArray[np.float32]] = []
 
-        def vectors(states: States) -> list[Tensor]:
-            return [states.mean() if pooling == "mean" else states.first()]
-
         while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
-            outputs, cut, _ = self._encode([(text,) for (text,) in chunk], length, 1, vectors)
-            found.append(outputs[0].numpy().astype(np.float32))
+            flat = self.tokenizer.encode_batch(chunk, max_length=length)
+            one_each = np.ones(len(chunk), dtype=np.int32)
+            layout = Layout(flat.ids, flat.segments.astype(np.uint8), flat.lengths, flat.dropped, one_each)
+            order, batches = ragged_batches(layout.lengths_of_examples)
+            vectors = np.empty((len(chunk), self.network.encoder.shape.hidden), np.float32)
+            for begin, end in batches:
+                ragged = Ragged.of_layout(layout.take(order[begin:end])).to(self.device)
+                states = self.network.encoder.encode(ragged)
+                read = states.mean() if pooling == "mean" else states.first()
+                vectors[order[begin:end]] = read.cpu().float().numpy()
+            found.append(vectors)
             if dropped is not None:
-                dropped.extend(cut.tolist())
+                dropped.extend(flat.dropped.tolist())
         return (
             np.concatenate(found) if found else np.empty((0, self.network.encoder.shape.hidden), np.float32)
         )
@@ -248,98 +265,143 @@ class Model:
         return cls(network, tokenizer, tasks, precision)
 
     def _all_heads(
-        self, texts: list[tuple[str, ...]], count: int, names: Sequence[str] | None
+        self, inputs: Iterable[Input], count: int, names: Sequence[str] | None
     ) -> list[dict[str, Prediction]]:
         tasks = [self.task(name) for name in names] if names is not None else list(self.tasks.values())
-        fitting = [task for task in tasks if len(task.kind.columns) == count]
-        wrong = [task.name for task in tasks if len(task.kind.columns) != count]
+        fitting = [task for task in tasks if task.kind.reads == count]
+        wrong = [task.name for task in tasks if task.kind.reads != count]
         what = "a single text" if count == 1 else "a pair of texts"
         if names is not None and wrong:
             raise InputError(f"the task {wrong[0]!r} does not read {what}")
         if not fitting:
             raise InputError(f"no task of this model reads {what}; it has {', '.join(self.tasks)}")
         answers: list[dict[str, Prediction]] = []
-        for begin in range(0, len(texts), _TEXTS_AT_ONCE):
-            found = self._predict_chunk(fitting, texts[begin : begin + _TEXTS_AT_ONCE])
-            answers += [
-                {task.name: found[task.name][i] for task in fitting}
-                for i in range(len(texts[begin : begin + _TEXTS_AT_ONCE]))
-            ]
+        rest = _given(inputs, fitting, "analyze")
+        while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
+            found = self._predict_chunk(fitting, chunk)
+            answers += [{task.name: found[task.name][i] for task in fitting} for i in range(len(chunk))]
         return answers
 
-    @torch.inference_mode()
     def _predict_chunk(
-        self, tasks: Sequence[Task], texts: Sequence[tuple[str, ...]]
+        self, tasks: Sequence[Task], inputs: Sequence[Mapping[str, Any]]
     ) -> dict[str, list[Prediction]]:
-        """Each task's predictions; tasks that lay out an example alike share one encoder pass."""
-        found: dict[str, list[Prediction]] = {}
-        groups: dict[int, list[Task]] = {}
-        for task in tasks:
-            groups.setdefault(task.kind.sequences_per_example, []).append(task)
-        for k, group in groups.items():
-            laid = [task_sequence for one in texts for task_sequence in group[0].kind.sequences(one)]
-            longest = max(task.max_length for task in group)
-            results, dropped, lengths = self._encode(laid, longest, k, self._heads(group))
-            for task, result in zip(group, results, strict=True):
-                cut = dropped.copy()
-                # Texts that fit the largest limit but not this task's are read again, cut, for this task alone.
-                again = np.flatnonzero((lengths > task.max_length).reshape(-1, k).any(1))
-                if len(again):
-                    which = (again[:, None] * k + np.arange(k)).ravel()
-                    some, lost, _ = self._encode(
-                        [laid[i] for i in which], task.max_length, k, self._heads([task])
-                    )
-                    result[torch.from_numpy(again)] = some[0]
-                    cut[which] = lost
-                found[task.name] = [
-                    replace(prediction, truncated=bool(tokens), tokens_dropped=int(tokens))
-                    for prediction, tokens in zip(
-                        task.kind.predictions(result), cut.reshape(-1, k).sum(1), strict=True
-                    )
-                ]
+        """Each task's predictions for inputs {task: input}, from one encoder pass over what they lay out."""
+        found = self._outputs(tasks, inputs)
+        return {
+            task.name: predictions_of(task.kind, *found[task.name], [one[task.name] for one in inputs])
+            for task in tasks
+        }
+
+    @torch.inference_mode()
+    def _outputs(
+        self, tasks: Sequence[Task], inputs: Sequence[Mapping[str, Any]]
+    ) -> dict[str, tuple[Rows, Layout]]:
+        """Each task's outputs for inputs {task: input}, and how they were laid out."""
+        longest = self.network.encoder.shape.positions
+        laid = {
+            task.name: task.kind.lay(
+                [one[task.name] for one in inputs], self.tokenizer, min(task.max_length, longest)
+            )
+            for task in tasks
+        }
+        shared = _Shared.of(list(laid.values()))
+        heads = [self.network.head(task.name) for task in tasks]
+        deep = any(head.all_layers for head in heads)
+        order, batches = ragged_batches(shared.layout.lengths_of_examples)
+        parts: list[list[Rows]] = [[] for _ in tasks]
+        for begin, end in batches:
+            some = order[begin:end]
+            layout = shared.layout.take(some)
+            ragged = Ragged.of_layout(layout).to(self.device)
+            states = self.network.encoder.encode(ragged, all_layers=deep)
+            for number, (task, head) in enumerate(zip(tasks, heads, strict=True)):
+                own = shared.of_task(number, some, layout)
+                mine = laid[task.name].take(some)
+                marks = None if mine.marks is None else torch.from_numpy(mine.marks).to(self.device)
+                counts = mine.counts.astype(np.int64)
+                outputs: Rows = head(head.read(states.select(own, marks, counts)))
+                parts[number].append(outputs.cpu())
+        back = np.argsort(order, kind="stable")
+        found: dict[str, tuple[Rows, Layout]] = {}
+        for task, some_outputs in zip(tasks, parts, strict=True):
+            outputs = ordered(joined(some_outputs), back)
+            numbers = plain(outputs)
+            if numbers.dtype is torch.bfloat16:
+                outputs = regrouped(numbers.float(), outputs)
+            found[task.name] = outputs, laid[task.name]
         return found
 
-    def _heads(self, tasks: Sequence[Task]) -> Callable[[States], list[Tensor]]:
-        return lambda states: [self.network.answer(task.name, states) for task in tasks]
 
-    @torch.inference_mode()
-    def _encode(
-        self,
-        sequences: Sequence[tuple[str, ...]],
-        max_length: int,
-        k: int,
-        read: Callable[[States], list[Tensor]],
-    ) -> tuple[list[Tensor], NDArray[np.int32], NDArray[np.int32]]:
-        """Run `read(states)` over all sequences, k of them an example.
+def predictions_of(kind: Kind, outputs: Rows, layout: Layout, inputs: Sequence[Any]) -> list[Prediction]:
+    """What outputs for inputs say, and of each whether it was cut."""
+    back = kind.keeps_inputs or layout.marks is not None
+    examples = examples_of(layout, inputs, None) if back else None
+    found = kind.predictions(outputs, examples)
+    return [
+        replace(prediction, truncated=bool(tokens), tokens_dropped=int(tokens))
+        for prediction, tokens in zip(found, layout.dropped_of_examples, strict=True)
+    ]
 
-        Returns the outputs in order, and for each sequence the tokens dropped and the tokens left.
-        """
-        packed = len(sequences[0]) == 2
-        flat = self.tokenizer.encode_batch(
-            [one[0] for one in sequences],
-            [one[1] for one in sequences] if packed else None,
-            max_length=min(max_length, self.network.encoder.shape.positions),
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """What several tasks lay out of the same inputs, every sequence once."""
+
+    layout: Layout
+    """An example is an input, with all sequences that some task reads of it."""
+    places: list[list[NDArray[np.int64]]] | None
+    """For each task and input, which of the input's sequences the task reads; None: all of them, in their order."""
+
+    @classmethod
+    def of(cls, layouts: Sequence[Layout]) -> "_Shared":
+        first = replace(layouts[0], marks=None, offsets=None)
+        if all(_same_tokens(first, other) for other in layouts[1:]):
+            return cls(first, None)
+        single = np.zeros(1, dtype=np.int64)
+        places: list[list[NDArray[np.int64]]] = [[] for _ in layouts]
+        examples = []
+        for i in range(len(first)):
+            single[0] = i
+            seen: dict[tuple[bytes, bytes], int] = {}
+            new = []
+            for number, layout in enumerate(layouts):
+                one = replace(layout.take(single), marks=None, offsets=None)
+                own = []
+                ends = np.cumsum(one.lengths)
+                for at, (begin, end) in enumerate(zip(ends - one.lengths, ends, strict=True)):
+                    key = one.ids[begin:end].tobytes(), one.segments[begin:end].tobytes()
+                    if key not in seen:
+                        seen[key] = len(seen)
+                        new.append(_sequence(one, at))
+                    own.append(seen[key])
+                places[number].append(np.array(own, dtype=np.int64))
+            whole = Layout.joined(new)
+            examples.append(replace(whole, counts=np.array([len(new)], dtype=np.int32)))
+        return cls(Layout.joined(examples), places)
+
+    def of_task(self, number: int, some: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
+        """Which sequences of a batch of the inputs `some`, laid out as `layout`, a task reads."""
+        if self.places is None:
+            return np.arange(len(layout.lengths), dtype=np.int64)
+        begins = np.cumsum(layout.counts, dtype=np.int64) - layout.counts
+        return np.concatenate(
+            [begin + self.places[number][i] for begin, i in zip(begins, some.tolist(), strict=True)]
         )
-        starts = np.concatenate([[0], np.cumsum(flat.lengths, dtype=np.int64)])
-        order, batches = ragged_batches(flat.lengths.astype(np.int64).reshape(-1, k).sum(1))
-        parts: list[list[Tensor]] = []
-        for begin, end in batches:
-            which = (order[begin:end, None] * k + np.arange(k)).ravel()
-            lengths = flat.lengths[which].astype(np.int64)
-            places = np.repeat(starts[which] - (np.cumsum(lengths) - lengths), lengths) + np.arange(
-                int(lengths.sum())
-            )
-            ragged = Ragged.of_flat(
-                flat.ids[places].astype(np.int64), flat.segments[places].astype(np.int64), lengths
-            ).to(self.device)
-            parts.append([output.cpu() for output in read(self.network.encoder.encode(ragged))])
-        back = torch.from_numpy(np.argsort(order, kind="stable"))
-        joined = [torch.cat(one)[back] for one in zip(*parts, strict=True)]
-        return (
-            [one.float() if one.dtype is torch.bfloat16 else one for one in joined],
-            flat.dropped,
-            flat.lengths,
-        )
+
+
+def _same_tokens(a: Layout, b: Layout) -> bool:
+    return (
+        np.array_equal(a.lengths, b.lengths)
+        and np.array_equal(a.counts, b.counts)
+        and np.array_equal(a.ids, b.ids)
+        and np.array_equal(a.segments, b.segments)
+    )
+
+
+def _sequence(layout: Layout, at: int) -> Layout:
+    """One sequence of a layout, as an example of its own."""
+    one_each = replace(layout, counts=np.ones(len(layout.lengths), dtype=np.int32))
+    return one_each.take(np.array([at], dtype=np.int64))
 
 
 def ragged_batches(
@@ -360,16 +422,25 @@ def ragged_batches(
     return order, batches
 
 
-def _texts(inputs: Iterable[Input], count: int, task: str) -> Iterator[tuple[str, ...]]:
-    """Each input as a tuple of `count` texts; InputError says which one is not."""
+def _given(inputs: Iterable[Input], tasks: Sequence[Task], name: str) -> Iterator[dict[str, Any]]:
+    """{task: its input} of each input; InputError says which one is none."""
     if isinstance(inputs, str):
-        raise InputError(f"{task}: expected a list of inputs, found one text {shown(inputs)}")
+        raise InputError(f"{name}: expected a list of inputs, found one text {shown(inputs)}")
     for number, one in enumerate(inputs, start=1):
-        texts = (one,) if isinstance(one, str) else tuple(one) if isinstance(one, Sequence) else ()
-        if len(texts) != count or not all(isinstance(text, str) for text in texts):
-            wanted = "a text" if count == 1 else "a pair of texts"
-            raise InputError(f"{task}: input {number}: expected {wanted}, found {shown(one)}")
-        yield texts
+        try:
+            yield {task.name: task.kind.input(task.kind.given(one)) for task in tasks}
+        except ValueError as error:
+            raise InputError(f"{name}: input {number}: {error}") from None
+
+
+def _all_texts(inputs: Iterable[str], name: str) -> Iterator[str]:
+    """Each input, a text; InputError says which one is not."""
+    if isinstance(inputs, str):
+        raise InputError(f"{name}: expected a list of inputs, found one text {shown(inputs)}")
+    for number, one in enumerate(inputs, start=1):
+        if not isinstance(one, str):
+            raise InputError(f"{name}: input {number}: expected a text, found {shown(one)}")
+        yield one
 
 
 def _read_heads(path: Path) -> dict[str, Any]:

@@ -5,15 +5,16 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from manyheads.data.encode import EncodedRows, Place, TokenCache, encode_rows, file_fingerprint, text_of
+from manyheads.data.encode import EncodedRows, Place, TokenCache, encode_rows, file_fingerprint
 from manyheads.data.read import Row
 from manyheads.encoder.tokenizer import SPECIAL, Tokenizer
 from manyheads.errors import InputError
+from manyheads.tasks.classification import Classification, ClassificationSettings
 
 WORDS = ["the", "film", "was", "good", "bad", "and", "long", "very", "short", "a", "story", "of"]
 TEXTS = [" ".join(WORDS[number % 7 : number % 7 + 1 + number % 9]) for number in range(23)]
@@ -33,12 +34,12 @@ def rows_of(texts: Sequence[Any], labels: Sequence[Any] | None = None, **columns
     return found
 
 
-def one(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    return (tuple(texts),)
-
-
-def apart(texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    return tuple((text,) for text in texts)
+def kind_of(columns: Sequence[str], apart: bool = False) -> Classification:
+    """A kind that reads these columns, a pair packed or apart."""
+    if len(columns) == 1:
+        return Classification(ClassificationSettings(text=columns[0]))
+    encode: Literal["siamese", "cross"] = "siamese" if apart else "cross"
+    return Classification(ClassificationSettings(pair=(columns[0], columns[1]), encode=encode))
 
 
 class Source:
@@ -53,14 +54,8 @@ class Source:
 
 
 def encode(*sources: Source, **settings: Any) -> EncodedRows:
-    default: dict[str, Any] = {
-        "columns": ["text"],
-        "target": "label",
-        "sequences": one,
-        "sequences_per_example": 1,
-        "tokenizer": tokenizer(),
-        "max_length": 8,
-    }
+    kind = kind_of(settings.pop("columns", ["text"]), settings.pop("apart", False))
+    default: dict[str, Any] = {"kind": kind, "target": "label", "tokenizer": tokenizer(), "max_length": 8}
     return encode_rows([(source.name, source) for source in sources], **{**default, **settings})
 
 
@@ -69,14 +64,14 @@ def labelled(texts: Sequence[str] = TEXTS) -> Source:
 
 
 def same(left: EncodedRows, right: EncodedRows) -> None:
-    for name in ("ids", "segments", "starts", "dropped"):
-        one_array, other = getattr(left, name), getattr(right, name)
+    for name in ("ids", "segments", "lengths", "dropped", "counts"):
+        one_array, other = getattr(left.layout, name), getattr(right.layout, name)
         assert one_array.dtype == other.dtype, name
         assert np.array_equal(one_array, other), name
     assert left.values == right.values
     assert left.places == right.places
     assert left.unlabelled == right.unlabelled
-    assert left.sequences_per_example == right.sequences_per_example
+    assert left.inputs == right.inputs
 
 
 @pytest.fixture
@@ -89,10 +84,11 @@ def cache(tmp_path: Path) -> TokenCache:
 
 def agrees(encoded: EncodedRows, direct: Any, rows: Sequence[int]) -> None:
     """`batch` gives what the tokenizer gives for these sequences, in this order."""
-    ids, segments, lengths = encoded.batch(np.array(rows, dtype=np.int64))
-    k = encoded.sequences_per_example
+    batch = encoded.batch(np.array(rows, dtype=np.int64))
+    ids, segments, lengths = batch.ids, batch.segments, batch.lengths
+    k = int(encoded.layout.counts[0])
+    assert batch.counts.tolist() == [k] * len(rows)
     which = [row * k + place for row in rows for place in range(k)]
-    assert ids.dtype == segments.dtype == lengths.dtype == np.int64
     assert lengths.tolist() == [len(direct["input_ids"][number]) for number in which]
     assert ids.tolist() == [token for number in which for token in direct["input_ids"][number]]
     assert segments.tolist() == [kind for number in which for kind in direct["token_type_ids"][number]]
@@ -106,7 +102,7 @@ def test_single_texts(cache: TokenCache, cached: bool, rows: list[int]) -> None:
     agrees(encoded, direct, rows)
     assert len(encoded) == 23
     assert encoded.lengths.tolist() == [len(ids) for ids in direct["input_ids"]]
-    assert encoded.dropped.tolist() == direct["dropped"]
+    assert encoded.dropped.tolist() == encoded.layout.dropped.tolist() == direct["dropped"]
     assert encoded.truncated == sum(count > 0 for count in direct["dropped"]) > 0
     assert encoded.values == [str(number % 3) for number in range(23)]
     assert encoded.places[4] == Place("x.csv", 5, 6)
@@ -119,7 +115,7 @@ def test_packed_pairs(cache: TokenCache, cached: bool) -> None:
     encoded = encode(source, columns=["text", "other"], cache=cache if cached else None, key=1)
     direct = tokenizer()(TEXTS, TEXTS[::-1], max_length=8)
     agrees(encoded, direct, [3, 1, 22])
-    assert set(encoded.segments.tolist()) == {0, 1}
+    assert set(encoded.layout.segments.tolist()) == {0, 1}
     assert encoded.truncated == sum(count > 0 for count in direct["dropped"])
 
 
@@ -129,8 +125,7 @@ def test_pairs_apart(cache: TokenCache, cached: bool) -> None:
     encoded = encode(
         source,
         columns=["text", "other"],
-        sequences=apart,
-        sequences_per_example=2,
+        apart=True,
         cache=cache if cached else None,
         key=1,
     )
@@ -176,7 +171,6 @@ def test_what_is_no_text(value: object, seen: str) -> None:
         InputError, match=rf"^x\.csv, row 2 \(line 3\), column 'text': found {seen}, expected a text"
     ):
         encode(Source(rows_of(["a", value], [1, 1])))
-    assert text_of("a", Place("x", 1, 2), "c") == "a"
 
 
 def test_no_rows() -> None:
@@ -250,7 +244,7 @@ def test_the_second_time_nothing_is_read(cache: TokenCache) -> None:
     assert source.reads == 1
     same(first, second)
     same(first, encode(source))
-    assert isinstance(second.ids, np.memmap)
+    assert isinstance(second.layout.ids, np.memmap)
 
 
 def test_the_name_of_the_file_does_not_matter(cache: TokenCache) -> None:
@@ -317,7 +311,9 @@ def wrong_json(file: Path) -> None:
     file.write_bytes(json.dumps({"places": 3}).encode())
 
 
-@pytest.mark.parametrize("name", ["ids.bin", "segments.bin", "starts.npy", "dropped.npy", "table.json"])
+@pytest.mark.parametrize(
+    "name", ["ids.bin", "segments.bin", "lengths.npy", "dropped.npy", "counts.npy", "table.json"]
+)
 @pytest.mark.parametrize("damage", [cut, empty, garbage, wrong_json, Path.unlink])
 def test_a_damaged_entry_is_made_anew(cache: TokenCache, name: str, damage: Callable[[Path], None]) -> None:
     source = labelled()
@@ -329,10 +325,11 @@ def test_a_damaged_entry_is_made_anew(cache: TokenCache, name: str, damage: Call
     same(encode(source, cache=cache, key=1), before)
     assert source.reads == 3
     assert sorted(os.listdir(entry(cache))) == [
+        "counts.npy",
         "dropped.npy",
         "ids.bin",
+        "lengths.npy",
         "segments.bin",
-        "starts.npy",
         "table.json",
     ]
 
@@ -374,10 +371,8 @@ def test_an_interrupted_run_leaves_nothing_to_be_found(cache: TokenCache) -> Non
     with pytest.raises(KeyboardInterrupt):
         encode_rows(
             [("x.csv", source_rows)],
-            columns=["text"],
+            kind=kind_of(["text"]),
             target="label",
-            sequences=one,
-            sequences_per_example=1,
             tokenizer=tokenizer(),
             max_length=8,
             cache=cache,

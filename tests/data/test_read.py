@@ -756,3 +756,10 @@ def test_a_dialect_that_makes_no_sense(settings: dict[str, Any], said: str) -> N
 
 def test_every_field_of_the_dialect_says_what_it_means() -> None:
     assert all(field.description for field in Dialect.model_fields.values())
+
+
+def test_fields_beyond_the_last_column_can_be_part_of_it(write: Write) -> None:
+    path = write("a.all", "0 how  are you ?\n1 what\n")
+    dialect = {"format": "tsv", "delimiter": " ", "extra_columns": "join"}
+    found = values(path, **dialect, **NO_HEADER, columns=["label", "text"])
+    assert found == [{"label": "0", "text": "how  are you ?"}, {"label": "1", "text": "what"}]

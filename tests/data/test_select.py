@@ -16,7 +16,7 @@ import manyheads as mh
 from manyheads.data.encode import TokenCache
 from manyheads.data.read import Row
 from manyheads.data.select import part_of, rows_of_part, sampled
-from manyheads.training.loop import evaluate_run
+from manyheads.evidence.ensemble import evaluate_runs
 from manyheads.training.splits import TaskData, load_task
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def test_a_run_on_held_out_rows_is_scored_on_them_again(tiny: "Tiny", tmp_path: 
     recipe = tiny.recipe(tasks={"mood": section}, schedule={"steps": 2, "batch_size": 8})
     run = mh.train(mh.Recipe.parse(recipe), tmp_path / "run", quiet=True)
     assert sorted(run.all_scores) == ["dev", "test"]
-    again = evaluate_run(run)
+    again = evaluate_runs([run])
     for split, scores in again.items():
         assert scores["mood"] == pytest.approx(run.all_scores[split]["mood"], abs=1e-6)
     lines = (run.folder / "predictions" / "mood-dev.csv").read_text().splitlines()
@@ -272,3 +272,10 @@ def test_an_unknown_split_or_column(
     found = command.refused("train", path, "--out", tmp_path / "out", "--quiet")
     assert told in found, found
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_gets_no_row_is_named(tiny: "Tiny", premises: Path) -> None:
+    with pytest.raises(
+        mh.InputError, match=r"none of the training rows falls into the part 'dev'; see 'hold_out'"
+    ):
+        load(tiny, claims(premises, hold_out={"dev": 1e-9, "by": "premise"}))

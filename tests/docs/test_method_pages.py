@@ -11,7 +11,10 @@ from manyheads.recipe import Recipe, describe_settings
 from manyheads.recipe.document import read_document
 
 PAGES = Path(__file__).parents[2] / "docs" / "concepts"
-METHODS = ("distillation", "frozen", "gradients", "relation", "selection", "smart")
+METHODS = (
+    *("choice", "distillation", "frozen", "glue", "gradients", "heads", "ranking", "relation", "selection"),
+    *("smart", "span", "tagging"),
+)
 
 # What the pages' lines are put into: the task names that they use, and a pair that is encoded apart for the relation.
 AROUND: dict[str, Any] = {

@@ -48,6 +48,10 @@ def test_the_table_is_complete() -> None:
     least: dict[str, dict[str, Any]] = {
         "classification": {"text": "a", "files": {"train": "b"}},
         "regression": {"text": "a", "files": {"train": "b"}},
+        "tagging": {"files": {"train": "b"}},
+        "span": {"files": {"train": "b"}},
+        "choice": {"text": "a", "choices": ["c", "d"], "files": {"train": "b"}},
+        "ranking": {"query": "a", "candidate": "c", "relevance": "d", "files": {"train": "b"}},
     }
     assert set(least) == set(KINDS), "say the least that the new kind needs"
     for kind, section in least.items():
@@ -75,7 +79,10 @@ def test_every_setting_has_a_meaning_a_type_and_a_default() -> None:
 def test_lines_of_the_table() -> None:
     table = {setting.path: setting for setting in describe_settings()}
     assert table["optimizer.lr"][1:3] == ("a number greater than 0", "2.0e-05")
-    assert table["tasks.NAME.kind"][1:3] == ("one of classification, regression", "required")
+    assert table["tasks.NAME.kind"][1:3] == (
+        "one of classification, regression, tagging, span, choice, ranking",
+        "required",
+    )
     assert table["tasks.NAME.range"].meaning.startswith("(kind: regression) ")
     assert table["mixing.schedule"].default == "proportional"
     assert table["mixing.combine"].meaning.startswith("(schedule: round_robin, interleaved) ")

@@ -146,12 +146,13 @@ def _values(recipe: Recipe) -> dict[str, Any]:
             "kind: classification\n",
             "kind: clasification\n",
             "line 10: tasks.sst.kind: expected one of "
-            "classification, regression, found 'clasification'; did you mean 'classification'?",
+            "classification, regression, tagging, span, choice, ranking, found 'clasification'; did you mean "
+            "'classification'?",
         ),
         (
             "    kind: classification\n",
             "",
-            "line 9: tasks.sst: missing key 'kind', one of classification, regression",
+            "line 9: tasks.sst: missing key 'kind', one of classification, regression, tagging, span, choice, ranking",
         ),
         ("kind: classification\n", "kind: 3\n", "line 10: tasks.sst.kind: expected one of"),
         (
@@ -194,7 +195,7 @@ def _values(recipe: Recipe) -> dict[str, Any]:
             "max_length: 128",
             "read: {format: tvs}",
             "line 15: tasks.sst.read.format: expected one of auto, csv, tsv, "
-            "jsonl, json, parquet, found 'tvs'; did you mean 'tsv'?",
+            "jsonl, json, parquet, conll, squad, found 'tvs'; did you mean 'tsv'?",
         ),
         (
             "max_length: 128",
@@ -390,7 +391,8 @@ def test_sections_that_are_nothing() -> None:
     assert refusal(minimal(tasks=None)) == "tasks: expected a mapping that is not empty, found nothing"
     assert refusal(minimal(tasks={"a": None})) == "tasks.a: expected a mapping, found nothing"
     assert (
-        refusal(minimal(tasks={"a": {}})) == "tasks.a: missing key 'kind', one of classification, regression"
+        refusal(minimal(tasks={"a": {}}))
+        == "tasks.a: missing key 'kind', one of classification, regression, tagging, span, choice, ranking"
     )
     assert refusal(minimal(optimizer=None)) == "optimizer: expected a mapping, found nothing"
     assert refusal({}) == "missing key 'name' (and 1 more)"

@@ -210,14 +210,14 @@ def test_settings_that_contradict_each_other(settings: dict[str, Any], said: str
 
 def test_columns_and_sequences() -> None:
     one = kind(label="stars")
-    assert (one.columns, one.target_column, one.sequences_per_example) == (("sentence",), "stars", 1)
-    assert one.sequences(["x"]) == (("x",),)
+    assert (one.columns, one.target_column, one.reads) == (("sentence",), "stars", 1)
+    assert one.settings.sequences(["x"]) == (("x",),)
     packed = kind(pair=("q1", "q2"))
-    assert (packed.columns, packed.sequences_per_example) == (("q1", "q2"), 1)
-    assert packed.sequences(["x", "y"]) == (("x", "y"),)
+    assert (packed.columns, packed.reads) == (("q1", "q2"), 2)
+    assert packed.settings.sequences(["x", "y"]) == (("x", "y"),)
     apart = kind(pair=("q1", "q2"), encode="siamese")
-    assert apart.sequences_per_example == 2
-    assert apart.sequences(["x", "y"]) == (("x",), ("y",))
+    assert apart.reads == 2
+    assert apart.settings.sequences(["x", "y"]) == (("x",), ("y",))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_the_head_that_fits(
     assert head.output.weight.shape == (outputs, inputs)
     assert head.dropout == 0.2
     assert head.pooling == "pooled"
-    examples = 4 // task.sequences_per_example
+    examples = 2 if task.settings.apart else 4
     out = answer(head.double(), make_states(2, 3, 1, 4))
     assert out.shape == (examples, outputs)
     assert len(task.predictions(out)) == examples

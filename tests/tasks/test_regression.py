@@ -95,10 +95,10 @@ def test_settings_that_contradict_each_other(settings: dict[str, Any], said: str
 
 def test_columns_and_sequences() -> None:
     task = kind(**COSINE)
-    assert (task.columns, task.target_column, task.sequences_per_example) == (("a", "b"), "score", 2)
-    assert task.sequences(["x", "y"]) == (("x",), ("y",))
-    assert kind().sequences_per_example == 1
-    assert kind().sequences(["x", "y"]) == (("x", "y"),)
+    assert (task.columns, task.target_column, task.reads) == (("a", "b"), "score", 2)
+    assert task.settings.sequences(["x", "y"]) == (("x",), ("y",))
+    assert kind().reads == 2
+    assert kind().settings.sequences(["x", "y"]) == (("x", "y"),)
 
 
 def test_the_head_that_fits(make_states: Callable[..., States]) -> None:

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 import manyheads as mh
 from manyheads.data.encode import TokenCache
+from manyheads.encoder.grouped import Grouped
 from manyheads.run import Run
+from manyheads.tasks.head import Rows
 from manyheads.training import loop, teachers
 from manyheads.training.evaluate import outputs_of as plain_outputs_of
 from manyheads.training.splits import load_task
@@ -56,9 +58,10 @@ def taught(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """What the loop gets of teachers, a mapping for each training."""
     seen: list[dict[str, torch.Tensor]] = []
 
-    def teach(*given: Any, **named: Any) -> dict[str, torch.Tensor]:
-        seen.append(plain_teach(*given, **named))
-        return seen[-1]
+    def teach(*given: Any, **named: Any) -> dict[str, Grouped]:
+        found = plain_teach(*given, **named)
+        seen.append({name: answers.rows for name, answers in found.items()})
+        return found
 
     monkeypatch.setattr(loop, "teach", teach)
     return seen
@@ -163,7 +166,7 @@ def test_a_teacher_is_asked_once(
     cache = TokenCache(tmp_path / "cache")
     asked: list[str] = []
 
-    def outputs_of(network: Any, task: str, *given: Any) -> torch.Tensor:
+    def outputs_of(network: Any, task: str, *given: Any) -> Rows:
         asked.append(task)
         return plain_outputs_of(network, task, *given)
 

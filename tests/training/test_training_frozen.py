@@ -16,11 +16,12 @@ from torch.nn import functional as F
 import manyheads as mh
 from manyheads.encoder.bert import Encoder
 from manyheads.encoder.ragged import Ragged
+from manyheads.evidence.ensemble import evaluate_runs
 from manyheads.model import Network
 from manyheads.run import Run
-from manyheads.training.frozen import taken, vectors_of
+from manyheads.tasks.head import plain
+from manyheads.training.frozen import vectors_of
 from manyheads.training.journal import Journal
-from manyheads.training.loop import evaluate_run
 from manyheads.training.splits import load_task
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def test_the_heads_are_those_of_a_loop_written_by_hand(
 
     # The scores are those of the model that is left, asked with its encoder.
     assert not (run.folder / "features").exists()
-    for split, scores in evaluate_run(run, ["dev", "test"]).items():
+    for split, scores in evaluate_runs([run], ["dev", "test"]).items():
         for task, found in scores.items():
             assert found == pytest.approx(run.all_scores[split][task], abs=1e-6)
 
@@ -173,10 +174,10 @@ def test_cut_and_resumed(tiny: "Tiny", tmp_path: Path, monkeypatch: pytest.Monke
         train(tiny, out, dropout=0.3)
     monkeypatch.undo()
     assert sorted(path.name for path in (out / "features").iterdir()) == [
-        *("mood-dev.npy", "mood-test.npy", "mood-train.npy", "pairs-dev.npy", "pairs-train.npy")
+        *("mood-dev.bin", "mood-test.bin", "mood-train.bin", "pairs-dev.bin", "pairs-train.bin")
     ]
     # Half of a file, as the kill may have left it: it is computed anew.
-    torn = out / "features" / "mood-train.npy"
+    torn = out / "features" / "mood-train.bin"
     torn.write_bytes(torn.read_bytes()[:500])
     train(tiny, out, resume=True, dropout=0.3)
     assert not (out / "features").exists()
@@ -207,20 +208,19 @@ def test_vectors_lie_where_their_rows_do(tiny: "Tiny", tmp_path: Path) -> None:
         found = vectors_of(network, name, task.splits["train"], path, told.append)
         assert network.training
         assert sum(told) == 48
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(np.load(path), found)
-        k = task.kind.sequences_per_example
+        assert found.rows.dtype == np.float32
+        k = 2 if name == "pairs" else 1
+        assert path.stat().st_size == 4 * 48 * k * 32
         network.eval()
         for row in (0, 7, 47):
-            ids, segments, lengths = task.splits["train"].rows.batch(np.array([row]))
+            batch = task.splits["train"].rows.batch(np.array([row]))
             with torch.no_grad():
-                states = network.encoder.encode(Ragged.of_flat(ids, segments, lengths))
+                states = network.encoder.encode(Ragged.of_layout(batch))
                 wanted = network.head(name).read(states)
-            np.testing.assert_allclose(found[row * k : row * k + k], wanted, atol=2e-6)
+            np.testing.assert_allclose(plain(found.take(np.array([row]))), wanted, atol=2e-6)
         rows = np.array([5, 0, 5])
-        np.testing.assert_array_equal(
-            taken(found, rows, k), np.concatenate([found[row * k : row * k + k] for row in rows])
-        )
+        each = [plain(found.take(rows[i : i + 1])) for i in range(3)]
+        np.testing.assert_array_equal(plain(found.take(rows)), np.concatenate(each))
 
 
 @pytest.mark.parametrize(

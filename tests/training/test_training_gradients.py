@@ -96,7 +96,10 @@ def test_uncertainty_weighting_by_hand(tiny: "Tiny", tmp_path: Path, watched: "W
     assert min(abs(watched.passes[2].objective["log_variances"])) > 0.05
     # What the log tells are the losses as they are; what weighs them belongs to the training, not to the model.
     assert [one["loss"] for one in records(run, "step")] == [seen.losses for seen in watched.passes]
-    assert last_checkpoint(run)["objective/log_variances"].shape == (2,)
+    kept = last_checkpoint(run)["objective/log_variances"].tolist()
+    (end,) = records(run, "end")
+    wanted = {"mood": math.exp(-kept[0]), "pairs": math.exp(-kept[1]) / 2}
+    assert end["learnt_weights"] == pytest.approx(wanted, rel=1e-6)
     assert not any("variance" in name for name in load_file(run.model_folder / "heads.safetensors"))
     (groups,) = ([group["name"] for group in one.param_groups] for one in watched.optimizers)
     where = [name for name in groups if name.endswith("no decay")]

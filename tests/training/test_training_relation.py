@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import manyheads as mh
+from manyheads.evidence.ensemble import evaluate_runs
 from manyheads.run import Run
 from manyheads.tasks.heads.relation import RelationHead
-from manyheads.training.loop import evaluate_run
 
 if TYPE_CHECKING:
     from tests.conftest import Command, Tiny
@@ -109,8 +109,8 @@ def test_a_run_and_what_it_leaves(tiny: "Tiny", para: Path, tmp_path: Path, watc
     model.save(again)
     for task in ("para", "sts"):
         assert mh.load(again, "float32").predict(task, PAIRS) == model.predict(task, PAIRS)
-    assert evaluate_run(run)["dev"].keys() == run.scores.keys()
-    for task, scores in evaluate_run(run)["dev"].items():
+    assert evaluate_runs([run])["dev"].keys() == run.scores.keys()
+    for task, scores in evaluate_runs([run])["dev"].items():
         assert scores == pytest.approx(run.scores[task], abs=1e-6)
 
 

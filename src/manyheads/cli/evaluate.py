@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from manyheads.cli.options import Attention, Device, Json, Overrides, PrecisionOption, RunFolder
+from manyheads.cli.options import Also, Attention, Device, Json, Overrides, PrecisionOption, RunFolder
 
 
 def evaluate(
@@ -14,20 +14,21 @@ def evaluate(
         list[str] | None,
         typer.Option("--split", help="dev, test, train …; default: all labelled ones but train."),
     ] = None,
+    also: Also = None,
     overrides: Overrides = None,
     device: Device = "cpu",
     precision: PrecisionOption = None,
     attention: Attention = None,
     as_json: Json = False,
 ) -> None:
-    """Score every task of a run on the recipe's files."""
+    """Score every task of a run, or of several that answer together, on the recipe's files."""
     from manyheads.cli.show import scores_table
+    from manyheads.evidence.ensemble import evaluate_runs
     from manyheads.run import Run
-    from manyheads.training.loop import evaluate_run
 
-    opened = Run.open(run)
-    model = opened.model(precision).to(device).use(attention=attention)
-    scores = evaluate_run(opened, split, model=model, overrides=overrides or ())
+    runs = [Run.open(one) for one in (run, *(also or ()))]
+    models = [one.model(precision).to(device).use(attention=attention) for one in runs]
+    scores = evaluate_runs(runs, split, models=models, overrides=overrides or ())
     if as_json:
         plain = {
             name: {

@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Attention", "Device", "Json", "Overrides", "PrecisionOption", "Quiet", "RunFolder"]
+__all__ = ["Also", "Attention", "Device", "Json", "Overrides", "PrecisionOption", "Quiet", "RunFolder"]
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder that `train` wrote.", show_default=False)]
+Also = Annotated[
+    list[Path] | None,
+    typer.Option("--with", help="Another run with the same tasks; the answers of all are averaged."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="A field of the recipe, as key.path=value; may be given several times."),

@@ -1,30 +1,38 @@
-"""`manyheads predict RUN --task NAME INPUT`"""
+"""`manyheads predict RUN --task NAME INPUT` and `manyheads predict RUN --glue DIR`"""
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manyheads.cli.options import Attention, Device, PrecisionOption, Quiet, RunFolder
+from manyheads.cli.options import Also, Attention, Device, Overrides, PrecisionOption, Quiet, RunFolder
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from manyheads.evidence.ensemble import Ensemble
 
 _AT_ONCE = 4096  # rows that are read, sorted by length and labelled together
 
-# What a prediction adds to a row. An input column with one of these names is written as `input.NAME`.
+# What a prediction may add to a row. An input column with one of these names is written as `input.NAME`.
 ADDED = ("label", "score", "value", "truncated", "tokens_dropped")
 
 
 def predict(
     run: RunFolder,
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="INPUT", help="csv, tsv, jsonl, json or parquet; - is standard input.", show_default=False
         ),
-    ],
-    task: Annotated[str, typer.Option("--task", help="Which task's head answers.", show_default=False)],
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Which task's head answers.", show_default=False)
+    ] = None,
     out: Annotated[
         str, typer.Option("--out", help="csv, tsv, jsonl or parquet; - is standard output.")
     ] = "-",
@@ -48,55 +56,121 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Add a column p:LABEL for each label.")
     ] = False,
+    glue: Annotated[
+        Path | None,
+        typer.Option(
+            "--glue",
+            metavar="DIR",
+            help="Instead of INPUT: answer the test files of the run's GLUE tasks, into the files that GLUE takes.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    also: Also = None,
     device: Device = "cpu",
     precision: PrecisionOption = None,
     attention: Attention = None,
     quiet: Quiet = False,
 ) -> None:
     """Label a file: its rows in their order, with the prediction's columns added, in constant memory."""
+    import numpy as np
     from pydantic import ValidationError
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from manyheads.data.encode import Place, text_of
     from manyheads.data.read import Dialect, Row, read_rows
     from manyheads.data.write import open_writer
     from manyheads.errors import InputError
+    from manyheads.evidence.ensemble import Ensemble
+    from manyheads.files import write_json
     from manyheads.run import load
     from manyheads.tasks import Prediction
+    from manyheads.tasks.kind import Example
 
-    model = load(run, precision).to(device).use(attention=attention)
-    chosen = model.task(task)
-    columns = (text,) if text is not None else pair if pair is not None else chosen.kind.columns
-    if len(columns) != len(chosen.kind.columns):
-        wanted = "one text: use --text" if len(chosen.kind.columns) == 1 else "a pair: use --pair"
-        raise InputError(f"the task {task!r} reads {wanted}")
+    if glue is not None:
+        files = {"INPUT": source, "--task": task, "--text": text, "--pair": pair, "--format": read_as}
+        files |= {"--out": None if out == "-" else out, "--out-format": write_as}
+        for named, said in files.items():
+            if said is not None:
+                raise InputError(f"{named} does not go with --glue, which reads the test files of the recipe")
+    elif overrides:
+        raise InputError("--set goes with --glue alone: no recipe is read to label a file")
+    elif source is None or task is None:
+        raise InputError("expected --task NAME and INPUT, the file to label, or --glue DIR")
+
+    folders = [run, *(also or ())]
+    models = [load(one, precision).to(device).use(attention=attention) for one in folders]
+    model = Ensemble(models, [str(one) for one in folders])
+    if glue is not None:
+        _submit(run, model, glue, overrides or [], quiet=quiet)
+        return
+    assert source is not None
+    assert task is not None
+    kind = model.task(task).kind
+    columns = (text,) if text is not None else pair if pair is not None else kind.columns
+    if len(columns) != len(kind.columns):
+        wanted = {1: "one text: use --text", 2: "a pair: use --pair"}.get(len(kind.columns))
+        raise InputError(f"the task {task!r} reads {wanted or 'the columns ' + ', '.join(kind.columns)}")
     try:
         dialect = Dialect.model_validate({"format": read_as} if read_as else {})
     except ValidationError:
-        raise InputError(f"--format {read_as!r}: expected csv, tsv, jsonl, json or parquet") from None
+        raise InputError(
+            f"--format {read_as!r}: expected one of the formats of the recipe's `read`"
+        ) from None
     name = "standard input" if source == "-" else source
     given = sys.stdin.buffer if source == "-" else Path(source)
     rows = read_rows(given, dialect, need=columns, name=name)
+    waiting: deque[Row] = deque()
 
-    def filled(row: Row, prediction: Prediction) -> dict[str, Any]:
-        values = {f"input.{key}" if key in ADDED else key: value for key, value in row.values.items()}
-        if prediction.label is not None:
-            values |= {"label": prediction.label, "score": prediction.score}
-            if probabilities and prediction.probabilities is not None:
-                values |= {f"p:{label}": share for label, share in prediction.probabilities.items()}
-        else:
-            values["value"] = prediction.value
-        return values | {"truncated": prediction.truncated, "tokens_dropped": prediction.tokens_dropped}
+    def examples() -> Iterator[tuple[Row, dict[str, Any]]]:
+        for row in rows:
+            waiting.append(row)
+            yield (
+                row,
+                row.values | {ours: row.values[its] for ours, its in zip(kind.columns, columns, strict=True)},
+            )
+
+    def filled(row: Row, cells: dict[str, Any], prediction: Prediction) -> dict[str, Any]:
+        if not probabilities:
+            cells = {key: value for key, value in cells.items() if not key.startswith("p:")}
+        taken = {*ADDED, *cells}
+        values = {f"input.{key}" if key in taken else key: value for key, value in row.values.items()}
+        cut = {"truncated": prediction.truncated, "tokens_dropped": prediction.tokens_dropped}
+        return values | cells | cut
+
+    def inputs() -> Iterator[Any]:
+        place: Row | None = None
+        try:
+            for row, values in kind.gather(examples()):
+                place = row
+                yield kind.input(values)
+                place = None
+        except InputError:  # of the file itself
+            raise
+        except ValueError as error:
+            at = place or waiting[-1]
+            column = getattr(error, "column", None)
+            raise InputError(str(error), file=name, row=at.number, line=at.line, column=column) from None
+
+    def answered() -> Iterator[tuple[Any, Prediction]]:
+        stream = inputs()
+        while chunk := list(islice(stream, _AT_ONCE)):
+            yield from zip(chunk, model.answer(task, chunk), strict=True)
+
+    if Path(out).suffix == ".json" and write_as is None:
+        none = np.zeros(0, np.int64), np.zeros((0, 2), np.int32)
+        pairs = [(Example(one, None, *none), prediction) for one, prediction in answered()]
+        files = kind.official([one for _, one in pairs], [one for one, _ in pairs])
+        if not files:
+            raise InputError(f"--out {out}: the task {task!r} has no predictions file of its own; use jsonl")
+        for ending, content in files.items():
+            write_json(Path(out.removesuffix(".json") + ending), content)
+        return
 
     def predicted() -> Iterator[dict[str, Any]]:
-        while chunk := list(islice(rows, _AT_ONCE)):
-            texts = [
-                [text_of(row.values[column], Place(name, row.number, row.line), column) for column in columns]
-                for row in chunk
-            ]
-            answers = model.predict(task, [one[0] if len(one) == 1 else one for one in texts])
-            yield from map(filled, chunk, answers)
+        for _, prediction in answered():
+            for cells in kind.cells(prediction):
+                yield filled(waiting.popleft(), cells, prediction)
 
     stream = predicted()
     first = next(stream, None)
@@ -120,3 +194,36 @@ def predict(
         for values in stream:
             writer.write(values)
             progress.advance(bar)
+
+
+def _submit(run: Path, models: "Ensemble", folder: Path, overrides: list[str], *, quiet: bool) -> None:
+    """Write GLUE's files, and say which and which not."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from manyheads.evidence.glue import write_submission
+    from manyheads.run import Run
+
+    recipe = Run.open(run).recipe.with_overrides(overrides)
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    ) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def advance(file: str, rows: int) -> None:
+            if file not in bars:
+                bars[file] = progress.add_task(file, total=None)
+            progress.advance(bars[file], rows)
+
+        written = write_submission(recipe, models, folder, progress=advance)
+    if not quiet:
+        for path, rows in written.rows.items():
+            typer.echo(f"{path}: {rows:,} rows")
+        for sentence in written.missing:
+            typer.echo(f"passed over: {sentence}")

@@ -6,6 +6,7 @@ Knows rich. Must not know where scores come from.
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from manyheads.tasks.kind import Prediction
@@ -32,9 +33,17 @@ def predictions_table(found: Mapping[str, Prediction]) -> None:
     for task, prediction in found.items():
         cut = f"cut by {prediction.tokens_dropped} tokens" if prediction.truncated else ""
         if prediction.label is not None and prediction.score is not None:
-            table.add_row(task, prediction.label, f"{prediction.score:.3f} {bar(prediction.score)}", cut)
+            table.add_row(
+                task,
+                escape(prediction.label) or "no answer",
+                f"{prediction.score:.3f} {bar(prediction.score)}",
+                cut,
+            )
         elif prediction.value is not None:
             table.add_row(task, f"{prediction.value:.2f}", "", cut)
+        else:
+            named = ", ".join(f"{span.text} [{span.label}]" for span in prediction.spans)
+            table.add_row(task, escape(named) or "–", "", cut)
     _screen().print(table)
 
 

@@ -1,31 +1,62 @@
-"""Rows of text → token ids in a memory-mapped table that is made once and found again.
+"""Rows → token ids in a memory-mapped table that is made once and found again.
 
-Knows rows, columns and a tokenizer's ids. Must not know labels' meaning, losses or models.
+Knows rows, columns and token ids. Must not know what columns mean, losses or models.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manyheads.data.read import Row
+from manyheads.encoder.layout import Layout, spread
 from manyheads.encoder.tokenizer import Tokenizer
-from manyheads.errors import InputError, shown
+from manyheads.errors import InputError
 
-__all__ = ["EncodedRows", "Place", "TokenCache", "encode_rows", "file_fingerprint", "text_of"]
+__all__ = ["EncodedRows", "Lays", "Place", "TokenCache", "encode_rows", "file_fingerprint"]
 
-_LAYOUT = 1  # raise when what is written below changes
+_LAYOUT = 2  # raise when what is written below changes
 _AT_ONCE = 1000
 
-Sequences = Callable[[Sequence[str]], tuple[tuple[str, ...], ...]]
+
+class Lays(Protocol):
+    """What lays rows out as token ids: a kind of task, as far as this room knows of it."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that make an input."""
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Columns that are kept with the input where there are any."""
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether the inputs are kept beside the ids."""
+
+    @property
+    def laid_by(self) -> Any:
+        """What the layout depends on beside the tokenizer and the length, as JSON."""
+
+    def gather(
+        self, rows: Iterator[tuple["Place", dict[str, Any]]]
+    ) -> Iterator[tuple["Place", dict[str, Any]]]:
+        """Rows of a file as rows of examples."""
+
+    def input(self, values: Mapping[str, Any]) -> Any:
+        """A row's input; a ValueError with a `column` says what is wrong."""
+
+    def lay(self, inputs: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> Layout:
+        """Inputs as token ids."""
 
 
 @dataclass(frozen=True)
@@ -37,63 +68,68 @@ class Place:
     line: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """The rows of one split as token ids: n examples with k sequences each.
+    """The examples of one split as token ids, laid out end to end.
 
-    `ids` and `segments` hold all tokens end to end; sequence s runs from `starts[s]` to `starts[s + 1]`;
-    example i has the sequences i·k … i·k + k − 1. `dropped` [n · k] counts the tokens that were cut.
-    `values` are the rows' target values as the file gave them, or None for a split without the column.
+    `values` are the rows' target values as the file gave them, or None for a split without the column; `inputs` what
+    the rows' inputs were, where the kind of task keeps them.
     """
 
-    ids: NDArray[np.int32]
-    segments: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    dropped: NDArray[np.int32]
-    sequences_per_example: int
+    layout: Layout
     values: list[Any] | None
     places: list[Place]
     unlabelled: list[Place]
+    inputs: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """[n] tokens of each example, all its sequences together."""
-        ends = self.starts[:: self.sequences_per_example]
-        return np.diff(ends)
+        return self.layout.lengths_of_examples
+
+    @cached_property
+    def dropped(self) -> NDArray[np.int64]:
+        """[n] tokens that were cut of each example."""
+        return self.layout.dropped_of_examples
 
     @property
     def truncated(self) -> int:
         """How many examples lost tokens."""
-        return int((self.dropped.reshape(-1, self.sequences_per_example).sum(1) > 0).sum())
+        return int((self.dropped > 0).sum())
 
-    def batch(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids [T], segment ids [T] and sequence lengths [len(rows) · k] of some examples, end to end."""
-        k = self.sequences_per_example
-        which = (rows[:, None] * k + np.arange(k)).ravel()
-        first, lengths = self.starts[which], self.starts[which + 1] - self.starts[which]
-        begins = np.cumsum(lengths) - lengths
-        places = np.repeat(first - begins, lengths) + np.arange(int(lengths.sum()))
-        return self.ids[places].astype(np.int64), self.segments[places].astype(np.int64), lengths
+    def batch(self, rows: NDArray[np.int64]) -> Layout:
+        """Some examples, in that order; without the offsets, which only predictions look at."""
+        whole = self.layout
+        which = spread(whole.counts, rows)
+        chosen = whole.lengths[which].astype(np.int64)
+        begins = np.cumsum(chosen) - chosen
+        places = np.repeat(self._starts[which] - begins, chosen) + np.arange(int(chosen.sum()))
+        return Layout(
+            np.asarray(whole.ids[places]),
+            np.asarray(whole.segments[places]),
+            whole.lengths[which],
+            whole.dropped[which],
+            whole.counts[rows],
+            None if whole.marks is None else np.asarray(whole.marks[places]),
+        )
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """[S] the first token of each sequence."""
+        return np.cumsum(self.layout.lengths, dtype=np.int64) - self.layout.lengths
 
     def take(self, rows: NDArray[np.int64]) -> "EncodedRows":
         """Some of the examples, by number."""
-        k = self.sequences_per_example
-        ids, segments, lengths = self.batch(rows)
-        which = (rows[:, None] * k + np.arange(k)).ravel()
+        chosen = rows.tolist()
         return EncodedRows(
-            ids.astype(np.int32),
-            segments.astype(np.uint8),
-            np.concatenate([[0], np.cumsum(lengths)]),
-            self.dropped[which],
-            k,
-            None if self.values is None else [self.values[row] for row in rows.tolist()],
-            [self.places[row] for row in rows.tolist()],
+            self.layout.take(rows),
+            None if self.values is None else [self.values[row] for row in chosen],
+            [self.places[row] for row in chosen],
             self.unlabelled,
+            None if self.inputs is None else [self.inputs[row] for row in chosen],
         )
 
 
@@ -112,14 +148,20 @@ class TokenCache:
         """The folder with this key, if it is whole."""
         path = self.folder / key
         try:
-            starts, dropped = (np.load(path / name) for name in ("starts.npy", "dropped.npy"))
-            tokens = int(starts[-1])
-            sizes = [(path / name).stat().st_size for name in ("ids.bin", "segments.bin")]
+            lengths, dropped, counts = (np.load(path / f"{name}.npy") for name in _OF_SEQUENCES)
+            tokens = int(lengths.sum(dtype=np.int64))
             table = json.loads((path / "table.json").read_text(encoding="utf-8"))
-            whole = len(dropped) == len(starts) - 1 and {"places", "values", "unlabelled"} <= set(table)
-        except (OSError, EOFError, ValueError, TypeError, IndexError):
+            named = {"ids": 4 * tokens, "segments": tokens}
+            if table["marked"] is not None:
+                named |= {"marks": tokens, "offsets": 8 * table["marked"]}
+            whole = all((path / f"{name}.bin").stat().st_size == size for name, size in named.items())
+            whole &= len(dropped) == len(lengths) == int(counts.sum(dtype=np.int64))
+            whole &= {"places", "values", "unlabelled", "inputs"} <= set(table) and len(counts) == len(
+                table["places"]
+            )
+        except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError):
             return None
-        return path if whole and sizes == [4 * tokens, tokens] else None
+        return path if whole else None
 
     def new(self, key: str) -> Path | None:
         """A fresh folder to write into, or None where the cache cannot be written."""
@@ -161,10 +203,8 @@ def file_fingerprint(path: Path) -> str:
 def encode_rows(
     sources: Iterable[tuple[str, Callable[[], Iterator[Row]]]],
     *,
-    columns: Sequence[str],
+    kind: Lays,
     target: str | None,
-    sequences: Sequences,
-    sequences_per_example: int,
     tokenizer: Tokenizer,
     max_length: int,
     blank_labels: float = 0.01,
@@ -173,39 +213,27 @@ def encode_rows(
 ) -> EncodedRows:
     """Encode the rows of one split, or find them in the cache.
 
-    `sources` are (name, how to read it) pairs; `columns` hold the texts, `target` what is to be predicted
-    (None: the split has no such column). `key` says, as JSON, what the sources' content is and how it is
-    read; without a key or a cache nothing is kept. A row whose target is blank is left out and listed; more
-    than the share `blank_labels` of them in one source is an InputError.
+    `sources` are (name, how to read it) pairs; `kind` says which columns make an input and how it is laid out,
+    `target` is the column of what is to be predicted (None: the split has no such column). `key` says, as JSON,
+    what the sources' content is and how it is read; without a key or a cache nothing is kept. A row whose target is
+    blank is left out and listed; more than the share `blank_labels` of them in one source is an InputError.
     """
     sources = list(sources)
     names = [source for source, _ in sources]
-    named = json.dumps(
-        [
-            _LAYOUT,
-            key,
-            list(columns),
-            target,
-            sequences_per_example,
-            max_length,
-            tokenizer.fingerprint,
-            blank_labels,
-        ],
-        sort_keys=True,
-        default=str,
-    )
+    asked = [_LAYOUT, key, kind.laid_by, target, max_length, tokenizer.fingerprint, blank_labels]
+    named = json.dumps([*asked, list(kind.columns), list(kind.also)], sort_keys=True, default=str)
     name = hashlib.sha256(named.encode()).hexdigest()[:32]
     if cache is not None and key is not None and (found := cache.find(name)) is not None:
-        return _open(found, sequences_per_example, names)
+        return _open(found, names)
     folder = cache.new(name) if cache is not None and key is not None else None
     try:
-        table = _Writer(folder)
+        table = _Writer(folder, kind.keeps_inputs)
         for source, rows in sources:
             blank_before, before = len(table.unlabelled), table.rows
             table.begin(source)
-            stream = rows()
+            stream = _examples(table, source, kind, rows(), target)
             while chunk := list(islice(stream, _AT_ONCE)):
-                _encode_chunk(table, source, chunk, columns, target, sequences, tokenizer, max_length)
+                table.add(chunk, kind.lay([one for _, one, _ in chunk], tokenizer, max_length))
             blank = table.unlabelled[blank_before:]
             total = table.rows - before + len(blank)
             if len(blank) > blank_labels * total:
@@ -220,70 +248,64 @@ def encode_rows(
                 )
             if table.rows == before:
                 raise InputError("no rows", file=source)
-        encoded = table.finish(sequences_per_example, target is not None)
+        encoded = table.finish(target is not None)
     except BaseException:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if folder is None or cache is None:
         return encoded
-    return _open(cache.keep(folder, name), sequences_per_example, names)
+    return _open(cache.keep(folder, name), names)
 
 
-def text_of(value: object, place: Place, column: str) -> str:
-    """A row's text; numbers are written out, anything else that is no text is an InputError."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise InputError(
-        f"found {'null' if value is None else shown(value)}, expected a text",
-        file=place.file,
-        row=place.row,
-        line=place.line,
-        column=column,
-    )
+def _examples(
+    table: "_Writer", source: str, kind: Lays, rows: Iterator[Row], target: str | None
+) -> Iterator[tuple[Place, Any, Any]]:
+    """(place, input, target value) of each labelled example; what is wrong with a row is an InputError."""
+    place = Place(source, 0, None)
+
+    def labelled() -> Iterator[tuple[Place, dict[str, Any]]]:
+        nonlocal place
+        for row in rows:
+            place = Place(source, row.number, row.line)
+            if target is not None and _blank(row.values[target]):
+                table.unlabelled.append(place)
+                continue
+            yield place, row.values
+
+    try:
+        for at, values in kind.gather(labelled()):
+            place = at
+            yield at, kind.input(values), None if target is None else values[target]
+    except InputError:  # of the file itself
+        raise
+    except ValueError as error:
+        column = getattr(error, "column", None)
+        raise InputError(
+            str(error), file=place.file, row=place.row or None, line=place.line, column=column
+        ) from None
 
 
-def _encode_chunk(
-    table: "_Writer",
-    source: str,
-    rows: Sequence[Row],
-    columns: Sequence[str],
-    target: str | None,
-    sequences: Sequences,
-    tokenizer: Tokenizer,
-    max_length: int,
-) -> None:
-    texts: list[tuple[str, ...]] = []
-    for row in rows:
-        place = Place(source, row.number, row.line)
-        value = None if target is None else row.values[target]
-        if target is not None and (value is None or (isinstance(value, str) and not value.strip())):
-            table.unlabelled.append(place)
-            continue
-        texts.extend(sequences([text_of(row.values[column], place, column) for column in columns]))
-        table.add_row(place, value)
-    if not texts:
-        return
-    packed = len(texts[0]) == 2
-    flat = tokenizer.encode_batch(
-        [one[0] for one in texts], [one[1] for one in texts] if packed else None, max_length=max_length
-    )
-    table.add_tokens(flat.ids, flat.segments, flat.lengths, flat.dropped)
+def _blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+_OF_SEQUENCES = ("lengths", "dropped", "counts")
+_OF_TOKENS: dict[str, Any] = {"ids": np.int32, "segments": np.uint8, "marks": np.bool_, "offsets": np.int32}
 
 
 class _Writer:
     """Token arrays that grow on disk (or in memory where there is no folder)."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, keeps_inputs: bool) -> None:
         self.folder = folder
-        self.parts: dict[str, list[NDArray[Any]]] = {"ids": [], "segments": []}
-        self.lengths: list[NDArray[np.int32]] = []
-        self.dropped: list[NDArray[np.int32]] = []
+        self.parts: list[Layout] = []
+        self.sequences: dict[str, list[NDArray[np.int32]]] = {name: [] for name in _OF_SEQUENCES}
+        self.marked: int | None = None
         self.files: list[str] = []
         self.places: list[tuple[int, int, int | None]] = []
         self.values: list[Any] = []
+        self.inputs: list[Any] | None = [] if keeps_inputs else None
         self.unlabelled: list[Place] = []
 
     @property
@@ -293,63 +315,65 @@ class _Writer:
     def begin(self, source: str) -> None:
         self.files.append(source)
 
-    def add_row(self, place: Place, value: object) -> None:
-        self.places.append((len(self.files) - 1, place.row, place.line))
-        self.values.append(value)
-
-    def add_tokens(
-        self,
-        ids: NDArray[np.int32],
-        segments: NDArray[np.int32],
-        lengths: NDArray[np.int32],
-        dropped: NDArray[np.int32],
-    ) -> None:
-        for name, array in (("ids", ids.astype(np.int32)), ("segments", segments.astype(np.uint8))):
-            if self.folder is None:
-                self.parts[name].append(array)
-            else:
+    def add(self, examples: Sequence[tuple[Place, Any, Any]], layout: Layout) -> None:
+        for place, one, value in examples:
+            self.places.append((len(self.files) - 1, place.row, place.line))
+            self.values.append(value)
+            if self.inputs is not None:
+                self.inputs.append(one)
+        if self.folder is None:
+            self.parts.append(layout)
+            return
+        for name in _OF_SEQUENCES:
+            self.sequences[name].append(getattr(layout, name).astype(np.int32))
+        if layout.offsets is not None:
+            self.marked = (self.marked or 0) + len(layout.offsets)
+        for name, dtype in _OF_TOKENS.items():
+            array = getattr(layout, name)
+            if array is not None:
                 with open(self.folder / f"{name}.bin", "ab") as file:
-                    array.tofile(file)
-        self.lengths.append(lengths)
-        self.dropped.append(dropped)
+                    array.astype(dtype).tofile(file)
 
-    def finish(self, k: int, labelled: bool) -> EncodedRows:
-        starts = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths), dtype=np.int64)])
-        dropped = np.concatenate(self.dropped)
+    def finish(self, labelled: bool) -> EncodedRows:
         if self.folder is not None:
-            np.save(self.folder / "starts.npy", starts)
-            np.save(self.folder / "dropped.npy", dropped)
+            for name, parts in self.sequences.items():
+                np.save(self.folder / f"{name}.npy", np.concatenate(parts))
             table = {
                 "places": self.places,
                 "values": self.values if labelled else None,
+                "inputs": self.inputs,
+                "marked": self.marked,
                 "unlabelled": [
                     [self.files.index(place.file), place.row, place.line] for place in self.unlabelled
                 ],
             }
             (self.folder / "table.json").write_text(json.dumps(table, default=str), encoding="utf-8")
-            return _open(self.folder, k, self.files)
+            return _open(self.folder, self.files)
         return EncodedRows(
-            np.concatenate(self.parts["ids"]),
-            np.concatenate(self.parts["segments"]),
-            starts,
-            dropped,
-            k,
+            Layout.joined(self.parts),
             self.values if labelled else None,
             [Place(self.files[file], row, line) for file, row, line in self.places],
             self.unlabelled,
+            self.inputs,
         )
 
 
-def _open(folder: Path, k: int, files: Sequence[str]) -> EncodedRows:
+def _open(folder: Path, files: Sequence[str]) -> EncodedRows:
     """The split in a cache folder; `files` are the sources' names of today (the content is the same)."""
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+    lengths, dropped, counts = (np.load(folder / f"{name}.npy") for name in _OF_SEQUENCES)
+
+    def mapped(name: str) -> Any:
+        return np.memmap(folder / f"{name}.bin", dtype=_OF_TOKENS[name], mode="r")
+
+    marks = offsets = None
+    if table["marked"] is not None:
+        marks = mapped("marks")
+        offsets = mapped("offsets").reshape(-1, 2) if table["marked"] else np.zeros((0, 2), np.int32)
     return EncodedRows(
-        np.memmap(folder / "ids.bin", dtype=np.int32, mode="r"),
-        np.memmap(folder / "segments.bin", dtype=np.uint8, mode="r"),
-        np.load(folder / "starts.npy"),
-        np.load(folder / "dropped.npy"),
-        k,
+        Layout(mapped("ids"), mapped("segments"), lengths, dropped, counts, marks, offsets),
         table["values"],
         [Place(files[file], row, line) for file, row, line in table["places"]],
         [Place(files[file], row, line) for file, row, line in table["unlabelled"]],
+        table["inputs"],
     )

@@ -1,10 +1,10 @@
-"""Files → rows: csv, tsv, JSON lines, JSON arrays and parquet, and `.gz` of the text ones.
+"""Files → rows: csv, tsv, JSON lines, JSON arrays, SQuAD's JSON, CoNLL columns, parquet, `.gz` of the text ones.
 
 Knows bytes, lines and columns by name. Must not know what a column means: labels, tokens, tasks.
 
-Rows stream: memory does not grow with the file, except for a JSON array (its text is held whole) and
-for parquet from a stream (parquet is read from its end). Completely empty lines are skipped in every
-text format, CRLF ends a line like LF, and a UTF-8 byte order mark is dropped.
+Rows stream: memory does not grow with the file, except for a JSON array (its text is held whole), SQuAD's
+JSON (which is one object) and for parquet from a stream (parquet is read from its end). Completely empty
+lines are skipped in every text format, CRLF ends a line like LF, and a UTF-8 byte order mark is dropped.
 """
 
 import codecs
@@ -25,6 +25,8 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from manyheads.data import squad
+from manyheads.data.conll import Sentence, read_conll
 from manyheads.errors import InputError, nearest, shown
 
 __all__ = ["Dialect", "Row", "column_names", "read_rows"]
@@ -43,6 +45,9 @@ _SUFFIXES: Final[dict[str, str]] = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
 }
 
 # What a file that is no text begins with, and what to do about it.
@@ -69,13 +74,14 @@ class Dialect(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet"] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "conll", "squad"] = "auto"
     """The format; auto: by the file's name without `.gz`. A `.txt` is JSON where it begins like JSON with
-    objects, else tsv; a stream is looked at in the same way, and is csv without a tab in its first line."""
+    objects, else tsv; a stream is looked at in the same way, and is csv without a tab in its first line.
+    `squad`, the JSON of SQuAD 1.1 and 2.0 with one question a row, is always said."""
 
     delimiter: str | None = None
-    """One character between fields; auto: the tab for tsv, and for csv the tab if the first line has one,
-    else the comma, else the semicolon."""
+    """One character between fields; auto: the tab for tsv, for csv the tab if the first line has one, else the
+    comma, else the semicolon, and for conll the tab if the first line has one, else spaces."""
 
     quoting: Literal["auto", "csv", "none"] = "auto"
     """`csv`: fields may stand in double quotes; `none`: a quote is text. auto: none for tsv, csv for csv."""
@@ -84,13 +90,19 @@ class Dialect(BaseModel):
     """The first line names the columns."""
 
     columns: list[str] | None = None
-    """The columns' names where there is no header line (`header: false`)."""
+    """The columns' names where there is no header line (`header: false`); of `conll`, which has none ever, all
+    columns of a line from the left (default: the first is `words`, the last `tags`)."""
 
     encoding: str = "utf-8"
     """How the text is encoded: utf-8, latin-1, gb18030, utf-16 or another that Python knows."""
 
-    extra_columns: Literal["error", "ignore"] = "error"
-    """What to do with fields beyond the last named column."""
+    extra_columns: Literal["error", "ignore", "join"] = "error"
+    """What to do with fields beyond the last named column; `join`: they are part of it, with the delimiters between,
+    as in lines of a label and a text with spaces."""
+
+    missing_columns: Literal["error", "empty"] = "error"
+    """What to do with a row that ends before the last column: `empty` leaves the rest of it empty, such as the label of
+    a row that a line break has torn in two, which is then left out and counted."""
 
     @field_validator("delimiter")
     @classmethod
@@ -111,9 +123,9 @@ class Dialect(BaseModel):
 
     @model_validator(mode="after")
     def _names_from_one_place(self) -> Self:
-        if self.header and self.columns is not None:
+        if self.header and self.columns is not None and self.format != "conll":
             raise ValueError("`columns` is for a file without a header line: say `header: false` too")
-        if not self.header and not self.columns:
+        if not self.header and not self.columns and self.format != "conll":
             raise ValueError("`header: false` needs `columns: […]`, the names of the columns")
         if again := _repeated(self.columns or []):
             raise ValueError(f"`columns` names {again!r} twice")
@@ -121,7 +133,8 @@ class Dialect(BaseModel):
 
 
 class Row(NamedTuple):
-    """One data row: `number` counts from 1, `line` is the file's line it starts in (None for parquet)."""
+    """One data row: `number` counts from 1, `line` is the file's line it starts in (None for parquet
+    and SQuAD's JSON, whose rows are questions)."""
 
     number: int
     line: int | None
@@ -430,21 +443,27 @@ def _read_delimited(given: _Input) -> tuple[list[str], Iterator[Row]]:
         if again := _repeated(names):
             raise InputError(f"the header names column {again!r} twice", file=file, line=line_number)
     _check_columns(names, given.need, file, line_number, quoted)
-    return names, _delimited_rows(given, names, records, quoted)
+    return names, _delimited_rows(given, names, records, delimiter, quoted)
 
 
-def _delimited_rows(given: _Input, names: list[str], records: _Records, quoted: bool) -> Iterator[Row]:
+def _delimited_rows(
+    given: _Input, names: list[str], records: _Records, delimiter: str, quoted: bool
+) -> Iterator[Row]:
     width, number = len(names), 0
     unnamed = names.count("") > 1  # none of them could be asked for
     try:
         for line, fields in records:
             number += 1
             if len(fields) != width:
-                if len(fields) < width or given.dialect.extra_columns == "error":
+                beyond = len(fields) > width
+                if (given.dialect.extra_columns if beyond else given.dialect.missing_columns) == "error":
                     raise InputError(
                         f"found {_ragged(fields, names, quoted)}", file=given.file, row=number, line=line
                     )
+                if beyond and given.dialect.extra_columns == "join":
+                    fields[width - 1] = delimiter.join(fields[width - 1 :])
                 del fields[width:]
+                fields += [""] * (width - len(fields))
             values = dict(zip(names, fields, strict=True))
             if unnamed:
                 del values[""]
@@ -635,26 +654,82 @@ def _json_row(given: _Input, number: int, line: int, value: Any, text: str) -> R
         )
     for column in given.need:
         if column not in value:
+            hint = "; SQuAD's JSON is read with `format: squad`" if "data" in value else ""
             raise InputError(
-                f"no key {column!r}; found {_listed(value)}{nearest(column, value)}",
+                f"no key {column!r}; found {_listed(value)}{nearest(column, value)}{hint}",
                 file=given.file,
                 row=number,
                 line=line,
             )
-    # JSON can escape half of a pair of surrogates, which is no character and which no tokenizer takes.
-    if re.search(r"\\u[dD][89a-fA-F]", text):
-        for column, item in value.items():
-            try:
-                json.dumps([column, item], ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"found {error.object[error.start]!r}, half of a surrogate pair, expected text",
-                    file=given.file,
-                    row=number,
-                    line=line,
-                    column=column,
-                ) from error
+    if _HALF_PAIR.search(text):
+        _refuse_half_pair(given.file, number, line, value)
     return Row(number, line, value)
+
+
+# JSON can escape half of a pair of surrogates, which is no character and which no tokenizer takes.
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _refuse_half_pair(file: str, number: int, line: int | None, values: dict[str, Any]) -> None:
+    for column, item in values.items():
+        try:
+            json.dumps([column, item], ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"found {error.object[error.start]!r}, half of a surrogate pair, expected text",
+                file=file,
+                row=number,
+                line=line,
+                column=column,
+            ) from error
+
+
+# ---- SQuAD's JSON ----
+
+
+def _read_squad(given: _Input) -> tuple[list[str], Iterator[Row]]:
+    try:
+        text = "".join(_lines(given.stream, given.dialect.encoding))
+    except _DamageError as damage:
+        raise damage.at(given.file) from damage
+    try:
+        names, rows = squad.table(json.loads(text))
+    except squad.QuestionError as error:
+        raise InputError(str(error), file=given.file, row=error.number) from error
+    except (ValueError, RecursionError) as error:
+        at = error.lineno if isinstance(error, json.JSONDecodeError) else None
+        expected = "SQuAD's object with the articles under 'data'"
+        raise InputError(f"{_json_fault(error)}; expected {expected}", file=given.file, line=at) from error
+    _check_columns(names, given.need, given.file)
+    if _HALF_PAIR.search(text):
+        for number, values in enumerate(rows, 1):
+            _refuse_half_pair(given.file, number, None, values)
+    return names, (Row(number, None, values) for number, values in enumerate(rows, 1))
+
+
+# ---- CoNLL columns ----
+
+
+def _read_conll(given: _Input) -> tuple[list[str], Iterator[Row]]:
+    dialect = given.dialect
+    lines = _lines(given.stream, dialect.encoding)
+    try:
+        names, sentences = read_conll(
+            lines, file=given.file, columns=dialect.columns, delimiter=dialect.delimiter
+        )
+    except _DamageError as damage:
+        raise damage.at(given.file) from damage
+    _check_columns(names, given.need, given.file)
+    return names, _conll_rows(given.file, sentences)
+
+
+def _conll_rows(file: str, sentences: Iterator[Sentence]) -> Iterator[Row]:
+    number = 0
+    try:
+        for number, line, values in sentences:
+            yield Row(number, line, values)
+    except _DamageError as damage:
+        raise damage.at(file, number + 1) from damage
 
 
 # ---- parquet ----
@@ -724,4 +799,6 @@ _READERS: Final[dict[str, Callable[[_Input], tuple[list[str] | None, Iterator[Ro
     "jsonl": _read_json_lines,
     "json": _read_json_array,
     "parquet": _read_parquet,
+    "conll": _read_conll,
+    "squad": _read_squad,
 }

@@ -4,16 +4,20 @@ Knows tensors, ragged batches and shapes. Must not know foreign parameter names 
 Letters: B sequences, L length of the longest, T tokens of the batch end to end, H hidden size.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manyheads.encoder import checkpoint
 from manyheads.encoder.attention import attention_weights, choose_backend
+from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layers import AddNorm, Linear, dropout
+from manyheads.encoder.layout import spread
 from manyheads.encoder.ragged import Ragged, kept, pad, pad_square
 from manyheads.encoder.sources import resolve
 from manyheads.errors import InputError
@@ -77,21 +81,44 @@ class States:
         vectors: Tensor = self.pooler(self.first())
         return vectors
 
+    def marked(self) -> Grouped:
+        """[M, H]: the states of the marked tokens, a group a sequence."""
+        assert self.ragged.marks is not None
+        return Grouped(self.tokens[self.ragged.marks], self.ragged.marked, self.ragged.counts)
+
     def of_sequences(self, begin: int, end: int) -> "States":
-        """The states of sequences `begin` up to `end` alone."""
+        """The states of sequences `begin` up to `end` alone, which are whole examples."""
         if begin == 0 and end == len(self.ragged):
             return self
         whole = self.ragged
         first, last = int(whole.lengths[:begin].sum()), int(whole.lengths[:end].sum())
+        counts = whole.counts
+        if counts is not None:
+            ends = np.cumsum(counts)
+            counts = counts[np.searchsorted(ends, begin, side="right") : np.searchsorted(ends, end) + 1]
         part = Ragged(
             whole.token_ids[first:last],
             whole.segment_ids[first:last],
             whole.positions[first:last],
             whole.lengths[begin:end],
+            None if whole.marks is None else whole.marks[first:last],
+            counts,
         )
         return States(
             self.tokens[first:last], part, self.pooler, tuple(layer[first:last] for layer in self.layers)
         )
+
+    def select(
+        self, which: NDArray[np.int64], marks: Tensor | None, counts: NDArray[np.int64] | None
+    ) -> "States":
+        """The states of some sequences, in that order, with the marks and examples of whoever asks."""
+        whole = self.ragged
+        if len(which) == len(whole) and bool((which == np.arange(len(whole))).all()):
+            return replace(self, ragged=replace(whole, marks=marks, counts=counts))
+        tokens = torch.from_numpy(spread(whole.lengths, which)).to(self.tokens.device)
+        part = replace(whole.select(which), marks=marks, counts=counts)
+        layers = tuple(layer.index_select(0, tokens) for layer in self.layers)
+        return States(self.tokens.index_select(0, tokens), part, self.pooler, layers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ Letters in the docstrings: B sequences, T tokens of the batch end to end, L leng
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Self
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manyheads.encoder.layout import Layout, spread, sums
 from manyheads.errors import InputError
 
 __all__ = ["Block", "Grouping", "Ragged", "kept", "pad", "pad_square"]
@@ -67,6 +68,10 @@ class Ragged:
     segment_ids: Tensor
     positions: Tensor
     lengths: NDArray[np.int64] = field(repr=False)
+    marks: Tensor | None = field(default=None, repr=False)
+    """[T] bool: the tokens that answers are about; None: answers are about whole sequences."""
+    counts: NDArray[np.int64] | None = field(default=None, repr=False)
+    """[examples] int64 on the host: sequences of each example; None: nobody asks."""
 
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None) -> Self:
@@ -79,6 +84,14 @@ class Ragged:
             else np.fromiter((i for one in segments for i in one), dtype=np.int64, count=len(flat))
         )
         return cls.of_flat(flat, kinds, lengths)
+
+    @classmethod
+    def of_layout(cls, layout: Layout) -> Self:
+        """A batch of all the examples that a kind of task laid out."""
+        lengths = layout.lengths.astype(np.int64)
+        flat = cls.of_flat(layout.ids.astype(np.int64), layout.segments.astype(np.int64), lengths)
+        marks = None if layout.marks is None else torch.from_numpy(np.ascontiguousarray(layout.marks))
+        return replace(flat, marks=marks, counts=layout.counts.astype(np.int64))
 
     @classmethod
     def of_flat(cls, ids: NDArray[np.int64], segments: NDArray[np.int64], lengths: NDArray[np.int64]) -> Self:
@@ -123,7 +136,12 @@ class Ragged:
     def to(self, device: torch.device | str) -> Self:
         """The same batch with its tensors on `device`."""
         return type(self)(
-            self.token_ids.to(device), self.segment_ids.to(device), self.positions.to(device), self.lengths
+            self.token_ids.to(device),
+            self.segment_ids.to(device),
+            self.positions.to(device),
+            self.lengths,
+            None if self.marks is None else self.marks.to(device),
+            self.counts,
         )
 
     def __len__(self) -> int:
@@ -160,6 +178,23 @@ class Ragged:
         """[T] int64: to which sequence each token belongs."""
         owners = np.repeat(np.arange(len(self.lengths), dtype=np.int64), self.lengths)
         return torch.from_numpy(owners).to(self.device)
+
+    @cached_property
+    def marked(self) -> NDArray[np.int64]:
+        """[B] int64: how many tokens of each sequence are marked."""
+        if self.marks is None:
+            raise ValueError("the batch has no marked tokens")
+        return sums(self.marks.cpu().numpy(), self.lengths)
+
+    def select(self, which: NDArray[np.int64]) -> "Ragged":
+        """Some of the sequences, in that order; the tokens keep their positions, marks and examples are left out."""
+        tokens = torch.from_numpy(spread(self.lengths, which)).to(self.device)
+        return Ragged(
+            self.token_ids.index_select(0, tokens),
+            self.segment_ids.index_select(0, tokens),
+            self.positions.index_select(0, tokens),
+            self.lengths[which],
+        )
 
     def check(self, vocabulary: int, positions: int, segments: int) -> None:
         """Refuse ids, positions or segments that lie outside an encoder's tables (InputError)."""

@@ -261,7 +261,7 @@ class _Recipes:
         }
         document = self.put(self.base, values, place, f"variant {variant!r}")
         document = replaced(document, ["seed"], seed, f"{self.at(('seeds',))}, seed {seed}")
-        recipe = Recipe._checked(settled(document, self.beside))
+        recipe = Recipe.checked(settled(document, self.beside))
         folder = run_folder(self.folder, variant, seed)
         return PlannedRun(variant, seed, folder, recipe, tuple(dict.fromkeys(needs)))
 

@@ -267,14 +267,14 @@ def parameter_groups(
     Whatever has fewer than two dimensions (biases, LayerNorm weights, single vectors and numbers) is never
     decayed. Parameters with `requires_grad=False` are left out.
 
-    A group has `params`, `name` (the floors that share its rate, such as `layers.3`, `embeddings..heads` or
+    A group has `params`, `name` (the floors that share its rate, counted from 1: `layer 3`, `embeddings..heads` or
     `heads, no decay`), `lr`, `base_lr` (the rate before any schedule) and `weight_decay`. Groups go from the
     ground up, decayed before spared; inside a group the parameters keep their order. Floors next to each
     other with one rate share their groups: an optimiser is faster with few. ValueError for a part of the
     encoder that has no place here, a layer beyond `layers`, or when nothing is left to learn.
     """
     named = list(named_parameters)
-    floors = ["embeddings", *(f"layers.{layer}" for layer in range(layers)), "heads"]
+    floors = ["embeddings", *(f"layer {layer + 1}" for layer in range(layers)), "heads"]
     rates = layer_rates(lr, layer_decay, layers)
     if head_lr is not None:
         rates[-1] = head_lr

@@ -234,6 +234,9 @@ class TaskSettings(KindSettings):
     """Instead of `files`: a data set of the Hugging Face hub."""
     read: Dialect = Dialect()
     """How the files are read; the defaults go by the file's name."""
+    read_split: dict[SplitName, Dialect] = Field(default={})
+    """Split → how its files are read where that is otherwise than `read` says, of which nothing is taken over:
+    `{test: {}}` for a test file that has a header where the others have none."""
     max_length: Annotated[int, Field(ge=2)] = 128
     """Longest sequence in tokens, [CLS] and [SEP] included; what is cut is counted and shown."""
     batch_size: Count | None = None
@@ -256,6 +259,8 @@ class TaskSettings(KindSettings):
             raise ValueError("expected either 'files' or 'hub'")
         if self.files is None and self.read != Dialect():
             raise ValueError("'read' belongs to 'files'")
+        if self.files is None and self.read_split:
+            raise ValueError("'read_split' belongs to 'files'")
         named = list(
             self.files if self.files is not None else self.hub.splits if self.hub is not None else ()
         )
@@ -264,11 +269,21 @@ class TaskSettings(KindSettings):
                 raise Misfit(f"the task has a file for {split!r} already", "hold_out", split)
             if "train" not in named:
                 raise Misfit("there is no 'train' to cut it from", "hold_out", split)
+        for split in self.read_split:
+            if split not in named:
+                message = f"there is no file for such a split{nearest(split, named)}"
+                if self.hold_out is not None and split in self.hold_out.shares:
+                    message = "the split is cut from the training rows and read as they are"
+                raise Misfit(message, "read_split", split)
         known = self.split_names
         for split in self.sample:
             if split not in known:
                 raise Misfit(f"there is no such split{nearest(split, known)}", "sample", split)
         return self
+
+    def dialect(self, split: str) -> Dialect:
+        """How the files of a split are read."""
+        return self.read_split.get(split, self.read)
 
     @property
     def split_names(self) -> list[str]:
@@ -281,7 +296,9 @@ class TaskSettings(KindSettings):
 
 def section(kind: type[Kind]) -> type[TaskSettings]:
     """The class of a task's section: the kind's settings and the common ones, side by side."""
-    twice = set(kind.Settings.model_fields) & set(TaskSettings.model_fields) - set(KindSettings.model_fields)
+    # A kind may have another default of the length than the rest, and says so in its own settings.
+    common = set(TaskSettings.model_fields) - set(KindSettings.model_fields) - {"max_length"}
+    twice = set(kind.Settings.model_fields) & common
     if twice:
         raise TypeError(f"{kind.__name__}.Settings declares {sorted(twice)}, which every task has already")
     made = create_model(
@@ -657,7 +674,7 @@ class Recipe(BaseModel):
         for key, value in given.items():
             if value is not None:
                 document = replaced(document, [key], value, f"--{key} {value}")
-        return cls._checked(settled(document, Path(path).parent))
+        return cls.checked(settled(document, Path(path).parent))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
@@ -671,7 +688,7 @@ class Recipe(BaseModel):
             raise InputError(f"a recipe is made of mappings, lists, texts and numbers: {error}") from None
         if not isinstance(plain, dict):
             raise InputError(f"a recipe is a mapping of settings, found {shown(values)}")
-        return cls._checked(overridden(Document(plain), overrides))
+        return cls.checked(overridden(Document(plain), overrides))
 
     def with_overrides(self, overrides: Iterable[str]) -> Self:
         """This recipe with `key.path=value` put in; what it does not say itself still follows its default."""
@@ -681,7 +698,7 @@ class Recipe(BaseModel):
             values["tasks"][name]["kind"] = task.kind
         if "mixing" in values:
             values["mixing"]["schedule"] = self.mixing.schedule
-        return type(self)._checked(overridden(Document(values), overrides))
+        return type(self).checked(overridden(Document(values), overrides))
 
     def dump_yaml(self) -> str:
         """Every setting with its value, as a recipe file that loads as an equal recipe."""
@@ -693,7 +710,8 @@ class Recipe(BaseModel):
         return isinstance(self.mixing, RoundRobin | Interleaved) and self.mixing.combine
 
     @classmethod
-    def _checked(cls, document: Document) -> Self:
+    def checked(cls, document: Document) -> Self:
+        """The recipe that a document says, as it stands; InputError names the setting to mend."""
         mixing = document.values.get("mixing")
         if isinstance(mixing, dict) and "schedule" not in mixing:
             document = replaced(

@@ -1,9 +1,20 @@
 """The kinds of task that a recipe can name, one file each."""
 
+from manyheads.tasks.choice import Choice
 from manyheads.tasks.classification import Classification
 from manyheads.tasks.kind import Kind, Prediction
+from manyheads.tasks.ranking import Ranking
 from manyheads.tasks.regression import Regression
+from manyheads.tasks.span import Answering
+from manyheads.tasks.tagging import Tagging
 
 __all__ = ["KINDS", "Kind", "Prediction"]
 
-KINDS: dict[str, type[Kind]] = {"classification": Classification, "regression": Regression}
+KINDS: dict[str, type[Kind]] = {
+    "classification": Classification,
+    "regression": Regression,
+    "tagging": Tagging,
+    "span": Answering,
+    "choice": Choice,
+    "ranking": Ranking,
+}

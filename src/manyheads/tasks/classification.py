@@ -17,25 +17,26 @@ from torch.nn import functional as F
 from manyheads.errors import nearest, shown
 from manyheads.formulas import metrics, smart
 from manyheads.tasks.head import Head
-from manyheads.tasks.heads.linear import LinearHead
 from manyheads.tasks.heads.relation import Relation, RelationHead
-from manyheads.tasks.kind import Kind, Prediction
-from manyheads.tasks.texts import TextKind, TextSettings
+from manyheads.tasks.kind import Example, Kind, Prediction
+from manyheads.tasks.text_heads import TextHeadSettings, text_head
+from manyheads.tasks.texts import TextKind
 
 __all__ = ["Classification", "ClassificationSettings"]
 
 _MOST_LABELS = 1000  # more names than this are almost surely a column of texts or ids taken for labels
 
 
-class ClassificationSettings(TextSettings):
+class ClassificationSettings(TextHeadSettings):
     """Settings of `kind: classification`."""
 
     kind: Literal["classification"] = "classification"
     """Which kind of task this is."""
     labels: tuple[str, ...] | None = None
     """The label names in their order; default: those of the training rows, sorted."""
-    head: Literal["linear"] = "linear"
-    """The head over the pooled vector(s)."""
+    head: Literal["linear", "bilstm", "answer_network"] = "linear"
+    """`linear`: a layer over the pooled vector(s); `bilstm`: two recurrent layers over all tokens; `answer_network`:
+    MT-DNN's network for a packed pair."""
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     """`binary_cross_entropy`: one output through a sigmoid, for tasks with two labels."""
     measure: Literal["accuracy", "macro_f1", "f1", "matthews"] = "accuracy"
@@ -61,6 +62,8 @@ class ClassificationSettings(TextSettings):
             for key, value in (("loss", "binary_cross_entropy"), ("measure", "f1")):
                 if getattr(self, key) == value and len(self.labels) != 2:
                     raise ValueError(f"'{key}: {value}' expects two labels")
+        if self.loss == "binary_cross_entropy" and self.head == "answer_network":
+            raise ValueError("'head: answer_network' needs 'loss: cross_entropy'")
         return self
 
 
@@ -103,7 +106,7 @@ class Classification(TextKind):
     def facts(self) -> dict[str, Any]:
         return {"labels": list(self.labels)}
 
-    def target(self, value: object) -> float:
+    def target(self, value: object, example: Example | None = None) -> float:
         name = _name(value)
         number = self._number.get(name)
         if number is None:  # data sets write the label 1 as "1.0" (a column of floats) or " 1"
@@ -120,13 +123,7 @@ class Classification(TextKind):
         share = dropout if self.settings.dropout is None else self.settings.dropout
         if relation is not None:
             return RelationHead(relation, outputs, pooling=self.settings.pooling or "mean", dropout=share)
-        return LinearHead(
-            hidden,
-            outputs,
-            pooling=self.settings.pooling or "pooled",
-            features=self.settings.linear_features,
-            dropout=share,
-        )
+        return text_head(self.settings, hidden, outputs, dropout=share)
 
     @property
     def _binary(self) -> bool:
@@ -140,11 +137,19 @@ class Classification(TextKind):
         soft = targets.ndim == 2
         return F.cross_entropy(outputs, targets.to(outputs.dtype) if soft else targets.long())
 
-    def soft(self, targets: Tensor) -> Tensor:
+    def soft(self, targets: Tensor, outputs: Tensor | None = None) -> Tensor:
         return F.one_hot(targets.long(), len(self.labels)).to(targets.dtype)
 
     def answers(self, outputs: Tensor) -> Tensor:
         return self._log_probabilities(outputs).exp()
+
+    @property
+    def width(self) -> int:
+        return len(self.labels)
+
+    def from_answers(self, answers: Tensor, outputs: Tensor) -> Tensor:
+        logs = answers.log()  # the logarithm of 0 is an answer too: the softmax gives 0 again
+        return logs[:, 1:] - logs[:, :1] if self._binary else logs
 
     def aligned(self, answers: Tensor, teacher: Kind) -> Tensor:
         if not isinstance(teacher, Classification):
@@ -161,7 +166,7 @@ class Classification(TextKind):
         # Log-probabilities are logits of the same distribution, also where a sigmoid stands for two labels.
         return smart.symmetric_kl(self._log_probabilities(p), self._log_probabilities(q))
 
-    def predictions(self, outputs: Tensor) -> list[Prediction]:
+    def predictions(self, outputs: Tensor, examples: Sequence[Example] | None = None) -> list[Prediction]:
         probabilities = self._log_probabilities(outputs.double()).exp().tolist()
         return [
             Prediction(
@@ -173,7 +178,9 @@ class Classification(TextKind):
             for best in [max(range(len(row)), key=row.__getitem__)]
         ]
 
-    def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def measures(
+        self, outputs: Tensor, targets: Tensor, examples: Sequence[Example] | None = None
+    ) -> dict[str, float]:
         gold = targets.long().tolist()
         guess = self._log_probabilities(outputs.double()).argmax(1).tolist()  # as in `predictions`
         found = {
@@ -187,7 +194,9 @@ class Classification(TextKind):
         first = self.settings.measure
         return {first: found[first], **found, "loss": float(self.loss(outputs, targets))}
 
-    def tallies(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    def tallies(
+        self, outputs: Tensor, targets: Tensor, examples: Sequence[Example] | None = None
+    ) -> NDArray[np.float64]:
         """[n, 2 + 3 · labels]: 1, right or not, then for each label whether it is a true positive, a false
         positive, a false negative."""
         gold = targets.long().numpy()[:, None]
@@ -221,6 +230,14 @@ class Classification(TextKind):
         if math.isnan(first_measure):
             return 0.0
         return (1 + first_measure) / 2 if self.settings.measure == "matthews" else first_measure
+
+    def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
+        """The label, its probability, and each label's as `p:LABEL`."""
+        shares = prediction.probabilities or {}
+        return [
+            {"label": prediction.label, "score": prediction.score}
+            | {f"p:{name}": share for name, share in shares.items()}
+        ]
 
     def _log_probabilities(self, outputs: Tensor) -> Tensor:
         """[B, labels]"""

@@ -1,22 +1,45 @@
-"""The interface of a task kind: what a label is, its loss, its distance, its prediction, its measures.
+"""The interface of a task kind: what an input and a label are, the loss, the distance, predictions and measures.
 
-Knows rows' values and outputs as tensors. Must not know data files, recipes or the training loop.
+Knows rows' values, token ids, and outputs as tensors. Must not know data files, recipes or the training loop.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+from typing_extensions import TypeVar
 
+from manyheads.encoder.layout import Layout, sums
+from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.relation import Relation
 
-__all__ = ["Kind", "KindSettings", "Prediction"]
+__all__ = [
+    "ColumnError",
+    "Example",
+    "Kind",
+    "KindSettings",
+    "Prediction",
+    "Span",
+    "Tagged",
+    "examples_of",
+]
+
+O = TypeVar("O", default=Any)  # noqa: E741 (outputs: what a kind's heads give)
+P = TypeVar("P")
+
+
+class ColumnError(ValueError):
+    """What is wrong with one column of a row."""
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 class KindSettings(BaseModel):
@@ -29,11 +52,43 @@ class KindSettings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the caller's text."""
+
+    start: int
+    """Its first character, in code points."""
+    end: int
+    """One beyond its last."""
+    text: str
+    """The text from `start` to `end`."""
+    label: str
+    """What it is."""
+    score: float
+    """Its probability, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A word with its tag."""
+
+    text: str
+    """The word."""
+    start: int
+    """Its first character in the caller's text, in code points."""
+    end: int
+    """One beyond its last."""
+    label: str
+    """Its tag."""
+    score: float
+    """The tag's probability, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What a model says of one input; what does not apply to the task's kind is None or empty."""
 
     label: str | None = None
-    """The most probable label."""
+    """The most probable label, the best candidate or the answer."""
     score: float | None = None
     """The probability of `label`, 0 to 1."""
     probabilities: Mapping[str, float] | None = None
@@ -44,31 +99,83 @@ class Prediction:
     """Whether the input was cut to the task's `max_length`."""
     tokens_dropped: int = 0
     """How many tokens were cut."""
-    spans: tuple[Any, ...] = ()
+    spans: tuple[Span, ...] = ()
     """Pieces of the text, for kinds that point into it."""
-    tokens: tuple[Any, ...] = ()
+    tokens: tuple[Tagged, ...] = ()
     """One answer a word, for kinds that tag words."""
+    ranking: tuple[int, ...] = ()
+    """The candidates by number, best first, for kinds that are given several."""
+    shares: tuple[float, ...] = ()
+    """The probability of each candidate, in the order they were given."""
 
 
-class Kind(ABC):
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What a kind may look back at when it reads outputs."""
+
+    input: Any
+    """What `Kind.input` made of the row; None for kinds that do not keep it."""
+    value: Any
+    """The row's target value as the file gave it; None without one."""
+    sizes: NDArray[np.int64]
+    """[k] the marked tokens of each of its sequences."""
+    offsets: NDArray[np.int32]
+    """[M, 2] where its marked tokens lie in its text, all its sequences one after the other."""
+
+
+def examples_of(layout: Layout, inputs: Sequence[Any] | None, values: Sequence[Any] | None) -> list[Example]:
+    """The examples of a layout; `inputs` and `values` hold one entry each, or are not known."""
+    n, k = len(layout), layout.counts.astype(np.int64)
+    firsts = np.concatenate([[0], np.cumsum(k)])
+    marks = np.zeros(len(layout.ids), np.bool_) if layout.marks is None else layout.marks
+    marked = sums(marks, layout.lengths)
+    places = np.concatenate([[0], np.cumsum(marked)])[firsts]
+    offsets = np.zeros((int(places[-1]), 2), np.int32) if layout.offsets is None else layout.offsets
+    return [
+        Example(
+            None if inputs is None else inputs[i],
+            None if values is None else values[i],
+            marked[firsts[i] : firsts[i + 1]],
+            np.asarray(offsets[places[i] : places[i + 1]]),
+        )
+        for i in range(n)
+    ]
+
+
+class Kind(ABC, Generic[O]):
     """One kind of task, bound to its settings and to what was learnt from its training rows.
 
-    Outputs are what the head gives, a row [outputs] an example; targets are floats, one an example.
+    Outputs are what its heads give: a tensor with a row [outputs] an example, or `Grouped` rows. Targets are floats:
+    one an example, or as many as the kind says, those of all examples end to end.
     """
 
     Settings: ClassVar[type[KindSettings]]
     settings: Any
     squared: ClassVar[bool]
     """Whether the loss is a squared error (of Gaussian noise), not a log-likelihood of labels."""
+    keeps_inputs: ClassVar[bool] = False
+    """Whether predictions and measures look back at the inputs."""
 
     @abstractmethod
     def __init__(self, settings: Any, facts: Mapping[str, Any] | None = None) -> None:
         """`settings` is a `Settings`; `facts` is what `facts()` of an earlier object said."""
 
+    # ---- what it reads ----
+
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """The columns of a row that hold its texts: as many as a caller gives texts for one prediction."""
+        """The columns of a row that make an input."""
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Columns that are kept with the input where the file has them, such as an id."""
+        return ()
+
+    @property
+    def told_by(self) -> tuple[str, ...]:
+        """The columns whose values keep rows together where a split is cut from the training rows."""
+        return self.columns
 
     @property
     @abstractmethod
@@ -77,12 +184,31 @@ class Kind(ABC):
 
     @property
     @abstractmethod
-    def sequences_per_example(self) -> int:
-        """How many sequences the encoder reads for one example (k)."""
+    def reads(self) -> int:
+        """How many texts a caller gives for one prediction, 1 or 2; 0: something else."""
+
+    @property
+    def laid_by(self) -> Any:
+        """What the layout of a row depends on beside the tokenizer and the length, as JSON."""
+        return self.settings.model_dump(mode="json", include=set(self.Settings.model_fields))
+
+    def gather(self, rows: Iterator[tuple[P, dict[str, Any]]]) -> Iterator[tuple[P, dict[str, Any]]]:
+        """Rows of one file, each with its place, as rows of examples; they stream. Here: a row is an example."""
+        return rows
 
     @abstractmethod
-    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """The k sequences of one example, each one text or two that are packed together."""
+    def input(self, values: Mapping[str, Any]) -> Any:
+        """A row's `columns` (and `also`) as an input; ColumnError says what was found and expected."""
+
+    @abstractmethod
+    def given(self, one: object) -> dict[str, Any]:
+        """What a caller hands over, as a row's `columns`; ValueError says what was expected and found."""
+
+    @abstractmethod
+    def lay(self, inputs: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> Layout:
+        """Inputs as sequences of at most `max_length` token ids."""
+
+    # ---- what it learns ----
 
     @abstractmethod
     def learn(self, values: Sequence[object]) -> None:
@@ -90,11 +216,15 @@ class Kind(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What `learn` found, as JSON; it is kept with the run."""
+        """What `learn` and `tune` found, as JSON; it is kept with the run."""
 
     @abstractmethod
-    def target(self, value: object) -> float:
-        """The number that stands for a row's target value; ValueError says what was found and expected."""
+    def target(self, value: object, example: Example | None = None) -> float | Sequence[float]:
+        """The number or numbers that stand for a row's target value; ValueError says what was found and expected."""
+
+    def remarks(self) -> list[str]:
+        """What the rows' targets were like that a person should know, before training. Here: nothing."""
+        return []
 
     @abstractmethod
     def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
@@ -104,16 +234,25 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss over the batch, a scalar. Targets are hard [B], or soft as `soft` gives them."""
+    def loss(self, outputs: O, targets: Tensor) -> Tensor:
+        """Mean loss over the batch, a scalar. Targets are hard, or soft as `soft` gives them."""
 
     @abstractmethod
-    def soft(self, targets: Tensor) -> Tensor:
-        """Hard targets [B] in the form of a model's answers: one-hot rows [B, labels], or values [B]."""
+    def soft(self, targets: Tensor, outputs: O | None = None) -> Tensor:
+        """Hard targets in the form of a model's answers to the same examples: one-hot rows, or values [B]."""
 
     @abstractmethod
-    def answers(self, outputs: Tensor) -> Tensor:
-        """What outputs say, in the form of soft targets: probabilities [B, labels], or values [B]."""
+    def answers(self, outputs: O) -> Tensor:
+        """What outputs say, in the form of soft targets: probabilities, a row for each of them, or values [B]."""
+
+    @property
+    def width(self) -> int:
+        """How many answers stand in a row: labels; 1 where there is one number."""
+        return 1
+
+    @abstractmethod
+    def from_answers(self, answers: Tensor, outputs: O) -> O:
+        """Outputs in the form of `outputs` that say these answers."""
 
     @abstractmethod
     def aligned(self, answers: Tensor, teacher: "Kind") -> Tensor:
@@ -123,23 +262,29 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def tempered(self, outputs: Tensor, temperature: float) -> Tensor:
+    def tempered(self, outputs: O, temperature: float) -> O:
         """Outputs whose probabilities are softened (Hinton et al. 2015, equation 1); values stay as they are."""
 
     @abstractmethod
-    def distance(self, p: Tensor, q: Tensor) -> Tensor:
-        """How far two outputs for the same inputs lie apart, mean over examples, a scalar."""
+    def distance(self, p: O, q: O) -> Tensor:
+        """How far two outputs for the same inputs lie apart, mean over examples (or positions), a scalar."""
+
+    # ---- what it says ----
 
     @abstractmethod
-    def predictions(self, outputs: Tensor) -> list[Prediction]:
-        """One prediction for each row of the outputs."""
+    def predictions(self, outputs: O, examples: Sequence[Example] | None = None) -> list[Prediction]:
+        """One prediction for each example of the outputs."""
 
     @abstractmethod
-    def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def measures(
+        self, outputs: O, targets: Tensor, examples: Sequence[Example] | None = None
+    ) -> dict[str, float]:
         """The measures of a whole split; the first is the one that chooses the best checkpoint."""
 
     @abstractmethod
-    def tallies(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    def tallies(
+        self, outputs: O, targets: Tensor, examples: Sequence[Example] | None = None
+    ) -> NDArray[np.float64]:
         """[n, k] numbers of each example whose sums over any examples give the first measure.
 
         Column 0 is 1; column 1 is the example's own score, for labels 1 where it is right and 0 where not.
@@ -152,3 +297,20 @@ class Kind(ABC):
     @abstractmethod
     def goodness(self, first_measure: float) -> float:
         """The first measure on a scale from 0 (worst) to 1 (best); NaN counts as 0."""
+
+    def tune(self, outputs: O, targets: Tensor, examples: Sequence[Example] | None = None) -> None:
+        """Choose on dev what is chosen there, such as a threshold, before dev is scored. Here: nothing."""
+
+    @abstractmethod
+    def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
+        """A prediction as columns of a table: one mapping for each row of the file that made the example."""
+
+    def told(self, value: Any) -> list[Any]:
+        """A target value as those rows' cells in a column `gold`."""
+        return [value]
+
+    def official(
+        self, predictions: Sequence[Prediction], examples: Sequence[Example] | None
+    ) -> dict[str, Any]:
+        """Predictions as a benchmark's own files: end of the file's name → JSON. Here: none."""
+        return {}

@@ -18,27 +18,28 @@ from manyheads.errors import shown
 from manyheads.formulas import metrics, smart
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.cosine import CosineHead
-from manyheads.tasks.heads.linear import LinearHead
 from manyheads.tasks.heads.relation import Relation, RelationHead
-from manyheads.tasks.kind import Kind, Prediction
-from manyheads.tasks.texts import TextKind, TextSettings
+from manyheads.tasks.kind import Example, Kind, Prediction
+from manyheads.tasks.text_heads import TextHeadSettings, text_head
+from manyheads.tasks.texts import TextKind
 
 __all__ = ["Regression", "RegressionSettings"]
 
 _ROUNDING = 1e-12  # a variance below this share of the mean square is what rounding leaves of none
 
 
-class RegressionSettings(TextSettings):
+class RegressionSettings(TextHeadSettings):
     """Settings of `kind: regression`."""
 
     kind: Literal["regression"] = "regression"
     """Which kind of task this is."""
     range: tuple[float, float] | None = None
     """Least and greatest value; needed by `head: cosine` and `output: sigmoid`. Values outside are errors."""
-    head: Literal["linear", "cosine"] = "linear"
-    """`linear`: a layer over the pooled vector(s); `cosine`: the cosine of the two vectors, scaled to the range."""
+    head: Literal["linear", "cosine", "bilstm", "answer_network"] = "linear"
+    """`linear`: a layer over the pooled vector(s); `cosine`: the cosine of the two vectors, scaled to the range;
+    `bilstm`: two recurrent layers over all tokens; `answer_network`: MT-DNN's network for a packed pair."""
     output: Literal["identity", "sigmoid"] = "identity"
-    """For `head: linear`: the layer's number as it is, or through a sigmoid scaled to the range."""
+    """For all heads but `cosine`: the number as it is, or through a sigmoid scaled to the range."""
 
     @model_validator(mode="after")
     def _head_fits(self) -> Self:
@@ -50,9 +51,9 @@ class RegressionSettings(TextSettings):
             if self.encode != "siamese":
                 raise ValueError("'head: cosine' needs 'encode: siamese'")
             if self.features is not None or self.dropout is not None:
-                raise ValueError("'features' and 'dropout' belong to 'head: linear'")
+                raise ValueError("'features' and 'dropout' have no meaning for 'head: cosine'")
             if self.output != "identity":
-                raise ValueError("'output' belongs to 'head: linear'")
+                raise ValueError("'output' has no meaning for 'head: cosine'")
         if self.range is None and (self.head == "cosine" or self.output == "sigmoid"):
             raise ValueError("'head: cosine' and 'output: sigmoid' need 'range: [least, greatest]'")
         return self
@@ -79,7 +80,7 @@ class Regression(TextKind):
     def facts(self) -> dict[str, Any]:
         return {}
 
-    def target(self, value: object) -> float:
+    def target(self, value: object, example: Example | None = None) -> float:
         wanted = "a number"
         if self.settings.range is not None:
             wanted += " from {:g} to {:g}".format(*self.settings.range)
@@ -106,13 +107,7 @@ class Regression(TextKind):
             )
         if self.settings.head == "cosine":
             return CosineHead(pooling=self.settings.pooling or "mean")
-        return LinearHead(
-            hidden,
-            1,
-            pooling=self.settings.pooling or "pooled",
-            features=self.settings.linear_features,
-            dropout=share,
-        )
+        return text_head(self.settings, hidden, 1, dropout=share, numbers=True)
 
     def values(self, outputs: Tensor) -> Tensor:
         """Head outputs [B, 1] as values [B] in the units of the data (not yet clipped to the range)."""
@@ -127,11 +122,19 @@ class Regression(TextKind):
         """Mean squared error of values against targets [B]."""
         return F.mse_loss(self.values(outputs), targets.to(outputs.dtype))
 
-    def soft(self, targets: Tensor) -> Tensor:
+    def soft(self, targets: Tensor, outputs: Tensor | None = None) -> Tensor:
         return targets
 
     def answers(self, outputs: Tensor) -> Tensor:
         return self.values(outputs)
+
+    def from_answers(self, answers: Tensor, outputs: Tensor) -> Tensor:
+        plain = answers
+        if self.settings.head == "cosine" or self.settings.output == "sigmoid":
+            least, greatest = self.settings.range or (0.0, 1.0)
+            share = (answers - least) / (greatest - least)
+            plain = torch.logit(share) if self.settings.output == "sigmoid" else share
+        return plain[:, None]
 
     def aligned(self, answers: Tensor, teacher: Kind) -> Tensor:
         if not isinstance(teacher, Regression):
@@ -145,11 +148,13 @@ class Regression(TextKind):
         """(p − q)², mean over examples (Jiang et al. 2020, section 3.1, for regression)."""
         return smart.squared_error(self.values(p), self.values(q))
 
-    def predictions(self, outputs: Tensor) -> list[Prediction]:
+    def predictions(self, outputs: Tensor, examples: Sequence[Example] | None = None) -> list[Prediction]:
         """Values are clipped to the range, where there is one."""
         return [Prediction(value=value) for value in self._clipped(outputs.double()).tolist()]
 
-    def measures(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    def measures(
+        self, outputs: Tensor, targets: Tensor, examples: Sequence[Example] | None = None
+    ) -> dict[str, float]:
         # In float64 as in `predictions`: what float32 rounds together would be tied ranks here and not there.
         values, gold = self._clipped(outputs.double()), targets.tolist()
         return {
@@ -159,7 +164,9 @@ class Regression(TextKind):
             "loss": float(self.loss(outputs, targets)),
         }
 
-    def tallies(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    def tallies(
+        self, outputs: Tensor, targets: Tensor, examples: Sequence[Example] | None = None
+    ) -> NDArray[np.float64]:
         """[n, 7]: 1, the squared error, gold x and value y, each less its mean over the split, x², y², x·y."""
         # Correlations do not change when all values move; around their mean the sums of squares lose no digits.
         gold, values = targets.double().numpy(), self._clipped(outputs.double()).numpy()
@@ -176,6 +183,10 @@ class Regression(TextKind):
     def goodness(self, first_measure: float) -> float:
         """(1 + r) / 2 of Pearson's r, which runs from −1 to 1."""
         return 0.0 if math.isnan(first_measure) else (1 + first_measure) / 2
+
+    def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
+        """The value."""
+        return [{"value": prediction.value}]
 
     def _clipped(self, outputs: Tensor) -> Tensor:
         values = self.values(outputs)

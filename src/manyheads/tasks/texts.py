@@ -1,18 +1,23 @@
 """What the kinds that read one text or two share: which columns, how a pair is encoded, which vectors a head sees.
 
-Knows rows as mappings and pooled vectors by name. Must not know losses, files or the loop.
+Knows rows as mappings, token ids and pooled vectors by name. Must not know losses, files or the loop.
 """
 
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
+import numpy as np
 from pydantic import model_validator
+from torch import Tensor
 
+from manyheads.encoder.layout import Layout
+from manyheads.encoder.tokenizer import Tokenizer
+from manyheads.errors import shown
 from manyheads.tasks.heads.linear import Feature
 from manyheads.tasks.heads.pooling import Pooling
-from manyheads.tasks.kind import Kind, KindSettings
+from manyheads.tasks.kind import ColumnError, Kind, KindSettings
 
-__all__ = ["TextKind", "TextSettings"]
+__all__ = ["TextKind", "TextSettings", "text_of"]
 
 
 class TextSettings(KindSettings):
@@ -75,7 +80,7 @@ class TextSettings(KindSettings):
         return tuple((text,) for text in texts) if self.apart else (tuple(texts),)
 
 
-class TextKind(Kind):
+class TextKind(Kind[Tensor]):
     """The part of a kind that reads its texts as `TextSettings` say."""
 
     settings: TextSettings
@@ -89,8 +94,40 @@ class TextKind(Kind):
         return self.settings.label
 
     @property
-    def sequences_per_example(self) -> int:
-        return 2 if self.settings.apart else 1
+    def reads(self) -> int:
+        return len(self.columns)
 
-    def sequences(self, texts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        return self.settings.sequences(texts)
+    @property
+    def laid_by(self) -> Any:
+        return [list(self.columns), self.settings.encode]
+
+    def input(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(text_of(values[column], column) for column in self.columns)
+
+    def given(self, one: object) -> dict[str, Any]:
+        texts = (one,) if isinstance(one, str) else tuple(one) if isinstance(one, Sequence) else ()
+        if len(texts) != self.reads or not all(isinstance(text, str) for text in texts):
+            wanted = "a text" if self.reads == 1 else "a pair of texts"
+            raise ValueError(f"expected {wanted}, found {shown(one)}")
+        return dict(zip(self.columns, texts, strict=True))
+
+    def lay(self, inputs: Sequence[tuple[str, ...]], tokenizer: Tokenizer, max_length: int) -> Layout:
+        sequences = [one for texts in inputs for one in self.settings.sequences(texts)]
+        packed = bool(sequences) and len(sequences[0]) == 2
+        flat = tokenizer.encode_batch(
+            [one[0] for one in sequences],
+            [one[1] for one in sequences] if packed else None,
+            max_length=max_length,
+        )
+        k = 2 if self.settings.apart else 1
+        counts = np.full(len(inputs), k, dtype=np.int32)
+        return Layout(flat.ids, flat.segments.astype(np.uint8), flat.lengths, flat.dropped, counts)
+
+
+def text_of(value: object, column: str) -> str:
+    """A row's text; numbers are written out, anything else that is no text is a ColumnError."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ColumnError(column, f"found {'null' if value is None else shown(value)}, expected a text")

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from manyheads.encoder.ragged import Ragged
 from manyheads.errors import WorkError
-from manyheads.files import replacing
+from manyheads.files import replacing, write_json
 from manyheads.model import Network, ragged_batches
 from manyheads.tasks import Kind
-from manyheads.training.frozen import Vectors, taken
+from manyheads.tasks.head import Rows, joined, ordered, plain
+from manyheads.training.frozen import Vectors
 from manyheads.training.splits import Split, TaskData
 
-__all__ = ["goodness", "outputs_of", "score", "write_predictions", "write_tallies"]
+__all__ = ["goodness", "outputs_of", "score", "tune", "write_predictions", "write_tallies"]
 
 
 @torch.no_grad()
@@ -29,8 +29,8 @@ def outputs_of(
     split: Split,
     vectors: Vectors | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """The head's outputs [n, outputs] for a whole split, in eval mode, on the CPU in float32 (or float64).
+) -> Rows:
+    """The head's outputs for a whole split, in its order, in eval mode, on the CPU in float32 (or float64).
 
     `vectors`, where the encoder is frozen, are what the head reads of it.
     """
@@ -38,37 +38,44 @@ def outputs_of(
     network.eval()
     device = next(network.parameters()).device
     order, batches = ragged_batches(split.rows.lengths)
-    found = []
+    found: list[Rows] = []
     for begin, end in batches:
         if vectors is None:
-            ids, segments, lengths = split.rows.batch(order[begin:end])
-            ragged = Ragged.of_flat(ids, segments, lengths).to(device)
-            outputs = network(ragged, [(task, 0, len(lengths))])[0]
+            layout = split.rows.batch(order[begin:end])
+            ragged = Ragged.of_layout(layout).to(device)
+            outputs = network(ragged, [(task, 0, len(layout.lengths))])[0]
         else:
-            read = taken(vectors, order[begin:end], split.rows.sequences_per_example)
-            outputs = network.head(task)(read.to(device))
+            outputs = network.head(task)(vectors.take(order[begin:end]).to(device))
         found.append(outputs.cpu())
         if progress is not None:
             progress(end - begin)
     network.train(was_training)
-    if not all(bool(one.isfinite().all()) for one in found):
+    if not all(bool(plain(one).isfinite().all()) for one in found):
         raise WorkError(
             f"task {task}: the model answers with numbers that are not finite; a smaller optimizer.lr may help"
         )
-    return torch.cat(found)[torch.from_numpy(np.argsort(order, kind="stable"))]
+    return ordered(joined(found), np.argsort(order, kind="stable"))
 
 
-def score(kind: Kind, outputs: Tensor, split: Split) -> dict[str, float]:
-    """The kind's measures of outputs [n, …] against the split's targets (which it must have)."""
+def score(kind: Kind, outputs: Rows, split: Split) -> dict[str, float]:
+    """The kind's measures of a split's outputs against its targets (which it must have)."""
+    return kind.measures(outputs, _targets(split), split.examples)
+
+
+def tune(kind: Kind, outputs: Rows, split: Split) -> None:
+    """Let the kind choose what is chosen on a split with targets."""
+    kind.tune(outputs, _targets(split), split.examples)
+
+
+def _targets(split: Split) -> torch.Tensor:
     assert split.targets is not None
-    return kind.measures(outputs, torch.from_numpy(split.targets))
+    return torch.from_numpy(split.targets)
 
 
-def write_tallies(path: Path, kind: Kind, split: Split, outputs: Tensor) -> None:
+def write_tallies(path: Path, kind: Kind, split: Split, outputs: Rows) -> None:
     """The kind's tallies [n, k] of a split with targets, as `.npy`: what significance is computed from."""
-    assert split.targets is not None
     with replacing(path) as beside, open(beside, "wb") as file:
-        np.save(file, kind.tallies(outputs, torch.from_numpy(split.targets)))
+        np.save(file, kind.tallies(outputs, _targets(split), split.examples))
 
 
 def goodness(tasks: Sequence[TaskData], scores: Mapping[str, Mapping[str, float]]) -> float:
@@ -79,25 +86,22 @@ def goodness(tasks: Sequence[TaskData], scores: Mapping[str, Mapping[str, float]
     return float(np.mean(each))
 
 
-def write_predictions(path: Path, kind: Kind, split: Split, outputs: Tensor) -> None:
-    """`row, gold, …` for each example of a split as csv: label, score and each label's probability, or value."""
-    predictions = kind.predictions(outputs)
-    dropped = split.rows.dropped.reshape(-1, split.rows.sequences_per_example).sum(1)
+def write_predictions(path: Path, kind: Kind, split: Split, outputs: Rows) -> None:
+    """`row, gold, …` for each row of a split as csv, with the kind's columns; a benchmark's own files beside."""
+    predictions = kind.predictions(outputs, split.examples)
+    values, places = split.rows.values, split.rows.places
     with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        several = len({place.file for place in split.rows.places}) > 1
-        names = list(predictions[0].probabilities or {})
-        labelled = predictions[0].label is not None
-        head = (["file"] if several else []) + ["row"] + (["gold"] if split.rows.values is not None else [])
-        head += ["label", "score", *(f"p:{name}" for name in names)] if labelled else ["value"]
-        writer.writerow([*head, "truncated"])
-        for i, (place, prediction) in enumerate(zip(split.rows.places, predictions, strict=True)):
-            row: list[object] = ([place.file] if several else []) + [place.row]
-            if split.rows.values is not None:
-                row.append(split.rows.values[i])
-            if labelled:
-                shares = prediction.probabilities or {}
-                row += [prediction.label, prediction.score, *(shares[name] for name in names)]
-            else:
-                row.append(prediction.value)
-            writer.writerow([*row, str(bool(dropped[i])).lower()])
+        several = len({place.file for place in places}) > 1
+        names = list(kind.cells(predictions[0])[0])
+        head = (["file"] if several else []) + ["row"] + (["gold"] if values is not None else [])
+        writer.writerow([*head, *names, "truncated"])
+        for i, (place, prediction) in enumerate(zip(places, predictions, strict=True)):
+            cells = kind.cells(prediction)
+            gold = [[]] * len(cells) if values is None else [[one] for one in kind.told(values[i])]
+            cut = str(bool(split.rows.dropped[i])).lower()
+            for at, (one, meant) in enumerate(zip(cells, gold, strict=True)):
+                start: list[object] = ([place.file] if several else []) + [place.row + at]
+                writer.writerow([*start, *meant, *(one[name] for name in names), cut])
+    for ending, content in kind.official(predictions, split.examples).items():
+        write_json(path.with_name(path.stem + ending), content)

@@ -20,6 +20,8 @@ import torch
 from manyheads.data import mixing
 from manyheads.data.encode import TokenCache
 from manyheads.data.select import sampled
+from manyheads.encoder.grouped import Grouped
+from manyheads.encoder.layout import Layout, marked
 from manyheads.encoder.ragged import Ragged
 from manyheads.errors import InputError, WorkError
 from manyheads.formulas import optim
@@ -28,8 +30,15 @@ from manyheads.recipe import Recipe
 from manyheads.run import Run
 from manyheads.training import state
 from manyheads.training.conflict import Surgery, affinity, draw_affinity
-from manyheads.training.evaluate import goodness, outputs_of, score, write_predictions, write_tallies
-from manyheads.training.frozen import Vectors, taken, vectors_of
+from manyheads.training.evaluate import (
+    goodness,
+    outputs_of,
+    score,
+    tune,
+    write_predictions,
+    write_tallies,
+)
+from manyheads.training.frozen import Vectors, vectors_of
 from manyheads.training.journal import Journal
 from manyheads.training.objective import Objective, Part
 from manyheads.training.setup import (
@@ -46,7 +55,7 @@ from manyheads.training.setup import (
 from manyheads.training.splits import TaskData, load_task
 from manyheads.training.teachers import teach
 
-__all__ = ["Stopped", "evaluate_run", "train"]
+__all__ = ["Stopped", "train"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -59,7 +68,7 @@ class _Material:
 
     tasks: dict[str, TaskData]
     schedule: mixing.Schedule
-    teachers: dict[str, torch.Tensor]
+    teachers: dict[str, Grouped]
     """Task → its teacher's answers for the training rows."""
     vectors: dict[tuple[str, str], Vectors]
     """(task, split) → what its head reads of a frozen encoder; empty where the encoder learns."""
@@ -158,49 +167,8 @@ def train(
             if interrupted:
                 journal.say(f"stopped after step {progress.step}; go on with --resume")
                 raise Stopped
-        _finish(run, journal, model, material, progress)
+        _finish(run, journal, model, material, progress, objective.learnt_weights)
     return run
-
-
-def evaluate_run(
-    run: Run,
-    splits: Sequence[str] | None = None,
-    *,
-    model: Model | None = None,
-    overrides: Sequence[str] = (),
-    cache: TokenCache | None = None,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """{split: {task: {measure: value}}} of a trained run, scored anew on the recipe's files.
-
-    `splits` default to all that have labels, but train; a task without one of them is passed over. Labels outside the
-    run's are refused.
-    """
-    model = model or run.model()
-    recipe = run.recipe.with_overrides(overrides)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    known = {split for section in recipe.tasks.values() for split in section.split_names}
-    for split in splits or ():
-        if split not in known:
-            raise InputError(f"no task has a split {split!r}; there are {', '.join(sorted(known))}")
-    for name, section in recipe.tasks.items():
-        if name not in model.tasks:
-            raise InputError(f"the run's recipe has a task {name!r} that its model has not", file=run.folder)
-        named = section.split_names
-        wanted = [one for one in named if (one in splits if splits is not None else one != "train")]
-        data = load_task(
-            name,
-            recipe,
-            model.tokenizer,
-            positions=model.network.encoder.shape.positions,
-            kind=model.task(name).kind,
-            splits=wanted,
-            cache=cache or TokenCache(),
-        )
-        for split, rows in data.splits.items():
-            if rows.targets is not None:
-                outputs = outputs_of(model.network, name, rows)
-                found.setdefault(split, {})[name] = score(data.kind, outputs, rows)
-    return found
 
 
 @dataclass
@@ -286,36 +254,31 @@ def _batch(
 
     With a frozen encoder no tokens are read: the parts carry the vectors, and the batch is one token for form's sake.
     """
-    ids, segments, lengths, parts, sequences = [], [], [], [], 0
+    layouts: list[Layout] = []
+    parts: list[Part] = []
+    sequences = 0
     for name, rows, weight in drawn:
         task = material.tasks[name]
         split = task.splits["train"]
-        assert split.targets is not None
-        k = split.rows.sequences_per_example
         kept = material.vectors.get((name, "train"))
-        vectors = None if kept is None else taken(kept, rows, k)
-        if vectors is None:
-            one_ids, one_segments, one_lengths = split.rows.batch(rows)
-            ids.append(one_ids)
-            segments.append(one_segments)
-            lengths.append(one_lengths)
+        if kept is None:
+            layouts.append(split.rows.batch(rows))
+        count = int(split.rows.layout.counts[rows].sum())
         teacher = material.teachers.get(name)
         parts.append(
             Part(
                 name,
                 task.kind,
                 sequences,
-                sequences + len(rows) * k,
-                torch.from_numpy(split.targets[rows]),
+                sequences + count,
+                torch.from_numpy(split.targets_of(rows)),
                 task.section.weight * weight,
-                None if teacher is None else teacher[torch.from_numpy(rows)],
-                vectors,
+                None if teacher is None else teacher.take(rows).rows,
+                None if kept is None else kept.take(rows),
             )
         )
-        sequences += len(rows) * k
-    if not ids:
-        return Ragged.of([[0]]), parts
-    return Ragged.of_flat(np.concatenate(ids), np.concatenate(segments), np.concatenate(lengths)), parts
+        sequences += count
+    return Ragged.of_layout(Layout.joined(marked(layouts))) if layouts else Ragged.of([[0]]), parts
 
 
 def _frozen_vectors(
@@ -325,7 +288,7 @@ def _frozen_vectors(
     found = {}
     for task in tasks:
         for name, split in task.splits.items():
-            path = run.folder / "features" / f"{task.name}-{name}.npy"
+            path = run.folder / "features" / f"{task.name}-{name}.bin"
             with journal.working(
                 f"{task.name} {name}: reading it once with the frozen encoder", len(split)
             ) as on:
@@ -371,6 +334,7 @@ def _evaluate(
         split = task.splits.get("dev")
         if split is not None and split.targets is not None:
             outputs = outputs_of(network, task.name, split, material.vectors.get((task.name, "dev")))
+            tune(task.kind, outputs, split)
             scores[task.name] = score(task.kind, outputs, split)
     mean = goodness(list(material.tasks.values()), scores) if scores else math.nan
     better = not scores or progress.best is None or mean > progress.best
@@ -386,19 +350,28 @@ def _evaluate(
         journal.say(f"no better score in {patience} evaluations: stopped after step {progress.step}")
 
 
-def _finish(run: Run, journal: Journal, model: Model, material: _Material, progress: state.Progress) -> None:
+def _finish(
+    run: Run,
+    journal: Journal,
+    model: Model,
+    material: _Material,
+    progress: state.Progress,
+    learnt_weights: dict[str, float],
+) -> None:
     """Bring the best weights back; write scores, predictions, their tallies, the heat map and the model."""
     state.load_weights(run.checkpoints / "best.safetensors", model.network)
     model.network.eval()
     scores: dict[str, dict[str, dict[str, float]]] = {}
     (run.folder / "predictions").mkdir(exist_ok=True)
     for task in material.tasks.values():
-        for name, split in task.splits.items():
+        for name, split in sorted(task.splits.items(), key=lambda one: one[0] != "dev"):
             if name == "train":
                 continue
             outputs = outputs_of(model.network, task.name, split, material.vectors.get((task.name, name)))
             path = run.folder / "predictions" / f"{task.name}-{name}.csv"
             if split.targets is not None:
+                if name == "dev":
+                    tune(task.kind, outputs, split)
                 scores.setdefault(name, {})[task.name] = score(task.kind, outputs, split)
                 write_tallies(path.with_suffix(".npy"), task.kind, split, outputs)
             write_predictions(path, task.kind, split, outputs)
@@ -416,6 +389,7 @@ def _finish(run: Run, journal: Journal, model: Model, material: _Material, progr
         step_seconds=progress.step_seconds,
         examples=progress.examples,
         scores=scores,
+        **({"learnt_weights": learnt_weights} if learnt_weights else {}),
     )
     journal.say(f"best checkpoint: step {progress.best_step}; the run is in {run.folder}")
 

@@ -23,13 +23,14 @@ from manyheads.formulas.smart import SmartSettings
 from manyheads.model import Network
 from manyheads.recipe import Recipe
 from manyheads.tasks import Kind
+from manyheads.tasks.head import Rows, plain, regrouped
 
 __all__ = ["TERMS", "Batch", "Objective", "Part", "Term"]
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The examples of one task in a batch: sequences `begin` to `end`, targets [B], and the part's weight."""
+    """The examples of one task in a batch: sequences `begin` to `end`, their targets, and the part's weight."""
 
     task: str
     kind: Kind
@@ -39,7 +40,7 @@ class Part:
     weight: float = 1.0
     teacher: Tensor | None = None
     """The teacher's answers for these examples, in the form of the kind's soft targets."""
-    vectors: Tensor | None = None
+    vectors: Rows | None = None
     """What the head reads of a frozen encoder, computed before; then the batch has no tokens."""
 
 
@@ -50,23 +51,29 @@ class Batch:
     network: Network
     ragged: Ragged
     parts: Sequence[Part]
-    outputs: Sequence[Tensor]
+    outputs: Sequence[Rows]
     words: Tensor
     """[T, H] the word vectors that were read."""
     masks: Masks
     """The dropout masks of the pass, for another one that must be the same function."""
 
+    @property
+    def numbers(self) -> list[Tensor]:
+        """The outputs' numbers alone, without their groups."""
+        return [plain(one) for one in self.outputs]
+
     def again(self, network: Network, words: Tensor) -> list[Tensor]:
-        """The outputs for other word vectors or of another network, through the same dropout masks."""
+        """The outputs' numbers for other word vectors or of another network, through the same dropout masks."""
         with self.masks.replayed():
-            return network(self.ragged, _places(self.parts), words)  # type: ignore[no-any-return]
+            return [plain(one) for one in network(self.ragged, _places(self.parts), words)]
 
     def distance(self, these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
-        """How far the outputs of all parts lie apart: the kinds' own distances, weighed as the losses are."""
+        """How far the numbers of all parts lie apart: the kinds' own distances, weighed as the losses are."""
+        parts = zip(self.parts, self.outputs, these, those, strict=True)
         return torch.stack(
             [
-                part.weight * part.kind.distance(p, q)
-                for part, p, q in zip(self.parts, these, those, strict=True)
+                part.weight * part.kind.distance(regrouped(p, like), regrouped(q, like))
+                for part, like, p, q in parts
             ]
         ).sum()
 
@@ -105,7 +112,7 @@ class Smoothness(Term):
         loss = smart.adversarial_loss(
             forward,
             batch.words,
-            list(batch.outputs),
+            batch.numbers,
             batch.distance,
             epsilon=s.epsilon,
             sigma=s.sigma,
@@ -134,7 +141,7 @@ class Proximity(Term):
     def forward(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             before = batch.again(self.averaged, self.averaged.encoder.embeddings.word(batch.ragged.token_ids))
-        return self.settings.mu * smart.bregman_loss(list(batch.outputs), before, batch.distance)
+        return self.settings.mu * smart.bregman_loss(batch.numbers, before, batch.distance)
 
     def stepped(self, network: Network) -> None:
         smart.average_(list(self.averaged.parameters()), list(network.parameters()), self.settings.momentum)
@@ -184,6 +191,7 @@ class Objective(nn.Module):
         `progress` is the share of the training that is done, 0 to 1. One ragged forward serves all parts.
         """
         batch, due = None, self._due()
+        outputs: list[Rows]
         if parts[0].vectors is not None:
             read = [part.vectors.to(ragged.token_ids.device) for part in parts if part.vectors is not None]
             outputs = [network.head(part.task)(one) for part, one in zip(parts, read, strict=True)]
@@ -215,18 +223,28 @@ class Objective(nn.Module):
             assert isinstance(term, Term)
             term.stepped(network)
 
+    @property
+    def learnt_weights(self) -> dict[str, float]:
+        """Task → the factor of its loss as it is learnt (Kendall et al. 2018); empty where it is fixed."""
+        if self.log_variances is None:
+            return {}
+        halves = (0.5 if half else 1.0 for half in self.halves)
+        weights = self.log_variances.detach().neg().exp().tolist()
+        return {name: half * one for name, half, one in zip(self.tasks, halves, weights, strict=True)}
+
     def _due(self) -> dict[str, nn.Module]:
         """The terms that this step pays for: all of them or none, drawn from torch's generator."""
         if not self.terms or (self.share < 1 and float(torch.rand(())) >= self.share):
             return {}
         return dict(self.terms.items())
 
-    def _loss(self, part: Part, outputs: Tensor, progress: float) -> Tensor:
+    def _loss(self, part: Part, outputs: Rows, progress: float) -> Tensor:
         """A task's loss against its labels, or against labels and teacher."""
-        kind, targets = part.kind, part.targets.to(outputs.device)
+        numbers = plain(outputs)
+        kind, targets = part.kind, part.targets.to(numbers.device)
         if part.teacher is None or self.distill is None:
             return kind.loss(outputs, targets)
-        gold, teacher = kind.soft(targets.to(outputs.dtype)), part.teacher.to(outputs)
+        gold, teacher = kind.soft(targets.to(numbers.dtype), outputs), part.teacher.to(numbers)
         anneal, temperature = self.distill.anneal, self.distill.temperature
         if temperature == 1 or kind.squared:  # numbers have nothing to soften
             return kind.loss(outputs, mixed_target(gold, teacher, progress, anneal))

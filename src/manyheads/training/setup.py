@@ -16,6 +16,7 @@ from rich.table import Table
 from manyheads.data import mixing
 from manyheads.encoder import precision
 from manyheads.encoder.bert import Encoder, Shape
+from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.reduced import reduced
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError
@@ -165,7 +166,7 @@ def key_of(
     tasks: Sequence[TaskData],
     tokenizer: Tokenizer,
     plan: Plan,
-    teachers: Mapping[str, torch.Tensor],
+    teachers: Mapping[str, Grouped],
 ) -> str:
     """What a checkpoint belongs to: the recipe, the tokenizer, each task's labels and rows to learn and choose by,
     and what its teacher says of them."""
@@ -174,7 +175,7 @@ def key_of(
             mode="json", exclude={"name": True, "data": True, "distill": {"teachers"}}
         ),
         "teachers": {
-            name: hashlib.sha256(answers.contiguous().numpy().data).hexdigest()
+            name: hashlib.sha256(answers.rows.contiguous().numpy().data).hexdigest()
             for name, answers in teachers.items()
         },
         "tokenizer": tokenizer.fingerprint,
@@ -221,6 +222,8 @@ def describe(
         )
     journal.table(table)
     for task in tasks:
+        for remark in task.kind.remarks():
+            journal.say(f"{task.name}: {remark}")
         for split in task.splits.values():
             for place in split.rows.unlabelled[:3]:
                 journal.say(f"left out, no label: {place.file}, row {place.row}")

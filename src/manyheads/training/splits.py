@@ -6,7 +6,7 @@ Knows recipes, rows and kinds. Must not know models, optimisers or the loop.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from manyheads.data.encode import EncodedRows, TokenCache, encode_rows, file_fin
 from manyheads.data.hub import read_hub
 from manyheads.data.read import Row, column_names, read_rows
 from manyheads.data.select import rows_of_part, sampled
+from manyheads.encoder.layout import spread
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError
 from manyheads.recipe import Recipe, TaskSettings
 from manyheads.tasks import KINDS, Kind
+from manyheads.tasks.kind import Example, examples_of
 from manyheads.tasks.texts import TextSettings
 
 __all__ = ["Split", "TaskData", "load_task", "sources_of"]
@@ -28,21 +30,39 @@ __all__ = ["Split", "TaskData", "load_task", "sources_of"]
 Source = tuple[str, Callable[[], Iterator[Row]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """The examples of one split as token ids, and their targets [n] (None where the split has no labels)."""
+    """The examples of one split as token ids, and their targets."""
 
     rows: EncodedRows
     targets: NDArray[np.float64] | None
+    """[M] all examples' target numbers end to end; None where the split has no labels."""
+    sizes: NDArray[np.int64] | None = None
+    """[n] numbers of each example; None: one each."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def targets_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The targets of some examples, in that order."""
+        assert self.targets is not None
+        return self.targets[rows if self.sizes is None else spread(self.sizes, rows)]
+
+    @cached_property
+    def examples(self) -> list[Example] | None:
+        """What the kind may look back at; None where there is nothing but the labels."""
+        rows = self.rows
+        if rows.inputs is None and rows.layout.marks is None and self.sizes is None:
+            return None
+        return examples_of(rows.layout, rows.inputs, rows.values)
 
     @property
     def digest(self) -> str:
         """A name for the content: other tokens, another order or other targets have another one."""
         digest = hashlib.blake2b(digest_size=16)
-        for array in (self.rows.ids, self.rows.segments, self.rows.starts, self.targets):
+        laid = self.rows.layout
+        arrays = (laid.ids, laid.segments, laid.lengths, laid.counts, laid.marks, self.targets)
+        for array in arrays:
             if array is not None:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
@@ -88,9 +108,9 @@ def load_task(
     found: dict[str, Split] = {}
     wanted = section.split_names if splits is None else splits
     for split in sorted(wanted, key=lambda one: one != "train"):  # labels are learnt from the training rows
-        sources, key, columns = sources_of(section, split, Path(recipe.data or "."), kind.columns)
+        sources, key, columns = sources_of(section, split, Path(recipe.data or "."), kind.told_by)
         target: str | None = kind.target_column
-        if split not in ("train", "dev") and columns is not None and target not in columns:
+        if split not in ("train", "dev") and not _labelled(sources, columns, kind.target_column):
             target = None
         by = _held_by(section) if split == "train" or split in _shares(section) else ()
         rows = encode_rows(
@@ -98,10 +118,8 @@ def load_task(
                 (source, partial(read, need=[*kind.columns, *([target] if target else []), *by]))
                 for source, read in sources
             ],
-            columns=kind.columns,
+            kind=kind,
             target=target,
-            sequences=kind.sequences,
-            sequences_per_example=kind.sequences_per_example,
             tokenizer=tokenizer,
             max_length=length,
             blank_labels=section.blank_labels,
@@ -117,7 +135,7 @@ def load_task(
         if split in section.sample:
             chosen = sampled(len(rows), section.sample[split], section.sample_seed, f"{name}/{split}")
             rows = rows.take(chosen)
-        found[split] = Split(rows, _targets(rows, kind))
+        found[split] = Split(rows, *_targets(rows, kind))
     return TaskData(name, section, kind, found)
 
 
@@ -127,26 +145,26 @@ def sources_of(
     """How to read one split: (name, reader) pairs, what identifies the content, the columns of the first source.
 
     Content and columns are None where they are not known before reading (a hub data set). `texts` are the columns
-    of the task's texts: where a split is held out, they tell its rows unless the section names another column.
+    that tell rows apart: by them a split is held out unless the section names another column.
     """
     shares = _shares(section)
     part = split if split == "train" or split in shares else None
     whole = "train" if split in shares else split
     by = [*_held_by(section)] or list(texts)
 
-    def reader(read: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
+    def reader(name: str, read: Callable[..., Iterator[Row]]) -> Callable[..., Iterator[Row]]:
         if not shares or part is None:
             return read
-        return lambda **named: rows_of_part(read(**named), part, shares, by)
+        return lambda **named: _held(name, rows_of_part(read(**named), part, shares, by), part)
 
     if section.hub is not None:
         hub = section.hub
         where = hub.splits[whole]
         name = f"{hub.path}:{where}"
-        return [(name, reader(partial(read_hub, hub.path, split=where, name=hub.name)))], None, None
+        return [(name, reader(name, partial(read_hub, hub.path, split=where, name=hub.name)))], None, None
     assert section.files is not None  # a section has either
     paths = [data / path for path in section.files[whole]]
-    dialect = section.read
+    dialect = section.dialect(whole)
     headers = [
         column_names(path, dialect) for path in paths
     ]  # names what is wrong before any content is hashed
@@ -154,9 +172,32 @@ def sources_of(
     if shares and part is not None:
         key += [part, shares, by]
     readers: list[tuple[str, Callable[..., Iterator[Row]]]] = [
-        (str(path), reader(partial(read_rows, path, dialect))) for path in paths
+        (str(path), reader(str(path), partial(read_rows, path, dialect))) for path in paths
     ]
     return readers, key, headers[0]
+
+
+def _held(name: str, rows: Iterator[Row], part: str) -> Iterator[Row]:
+    """The rows of a part, of which there must be one."""
+    first = next(rows, None)
+    if first is None:
+        raise InputError(
+            f"none of the training rows falls into the part {part!r}; see 'hold_out': a larger share, another 'by'",
+            file=name,
+        )
+    yield first
+    yield from rows
+
+
+def _labelled(
+    sources: Sequence[tuple[str, Callable[..., Iterator[Row]]]], columns: Sequence[str] | None, target: str
+) -> bool:
+    """Whether a split that may lack labels has some."""
+    if columns is not None:
+        return target in columns
+    # A data set of the hub has the same columns in every split: where the labels are kept back, each is −1, which of
+    # a class number has become None.
+    return any(row.values.get(target) not in (None, "", -1) for _, read in sources for row in read())
 
 
 def _shares(section: TaskSettings) -> dict[str, float]:
@@ -170,16 +211,21 @@ def _held_by(section: TaskSettings) -> tuple[str, ...]:
     return (named,) if named else ()
 
 
-def _targets(rows: EncodedRows, kind: Kind) -> NDArray[np.float64] | None:
+def _targets(rows: EncodedRows, kind: Kind) -> tuple[NDArray[np.float64] | None, NDArray[np.int64] | None]:
+    """All examples' target numbers end to end, and how many each has (None: one)."""
     if rows.values is None:
-        return None
-    numbers = np.empty(len(rows.values), dtype=np.float64)
+        return None, None
+    examples = examples_of(rows.layout, rows.inputs, rows.values)
+    found: list[float | Sequence[float]] = []
     for i, value in enumerate(rows.values):
         try:
-            numbers[i] = kind.target(value)
+            found.append(kind.target(value, examples[i]))
         except ValueError as error:
             place = rows.places[i]
             raise InputError(
                 str(error), file=place.file, row=place.row, line=place.line, column=kind.target_column
             ) from None
-    return numbers
+    if all(isinstance(one, float) for one in found):
+        return np.array(found, dtype=np.float64), None
+    each = [np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in found]
+    return np.concatenate(each), np.array([len(one) for one in each], dtype=np.int64)

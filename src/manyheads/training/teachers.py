@@ -7,16 +7,19 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from manyheads.data.encode import TokenCache, file_fingerprint
 from manyheads.encoder.checkpoint import load_file, write_tensors
+from manyheads.encoder.grouped import Grouped
 from manyheads.errors import InputError, nearest
 from manyheads.model import Model, Task
 from manyheads.recipe import Recipe
 from manyheads.run import Run
 from manyheads.tasks import Kind
+from manyheads.tasks.head import Rows, plain
 from manyheads.training.evaluate import outputs_of
 from manyheads.training.splits import TaskData, load_task
 
@@ -31,17 +34,17 @@ def teach(
     attention: str | None = None,
     cache: TokenCache,
     say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Tensor]:
-    """{task: its teacher's answers for the training rows}, in the form of the kind's soft targets.
+) -> dict[str, Grouped]:
+    """{task: its teacher's answers for the training rows}, a group an example, in the form of the kind's soft targets.
 
-    Probabilities [n, labels] in the student's order of labels, softened by `distill.temperature`; or values [n].
+    Probabilities in the student's order of labels, softened by `distill.temperature`; or values.
     A teacher reads the rows with its own tokenizer and its own limit of length. Its outputs are kept in the
     cache under the digests of its weights and of what it read. Raises InputError where a teacher is no finished
     run, has no fitting task, or has other labels.
     """
     if recipe.distill is None:
         return {}
-    found: dict[str, Tensor] = {}
+    found: dict[str, Grouped] = {}
     loaded: dict[str, Model] = {}
     for name, folder in recipe.distill.teachers.items():
         place = f"distill.teachers.{name}"
@@ -55,7 +58,9 @@ def teach(
         task = _task_of(teacher, name, place, folder)
         outputs = _outputs(recipe, run, teacher, task, student, place, cache, say)
         answers = task.kind.answers(task.kind.tempered(outputs, recipe.distill.temperature))
-        found[name] = _aligned(student.kind, answers, task.kind, place, folder)
+        one_each = np.ones(len(outputs), dtype=np.int64)
+        each = outputs.rows_of_examples if isinstance(outputs, Grouped) else one_each
+        found[name] = Grouped(_aligned(student.kind, answers, task.kind, place, folder), each)
     return found
 
 
@@ -85,9 +90,10 @@ def _outputs(
     place: str,
     cache: TokenCache,
     say: Callable[[str], None],
-) -> Tensor:
-    """The teacher's head outputs for the student's training rows, [n, outputs]."""
-    _aligned(student.kind, torch.zeros(0, _width(task.kind)), task.kind, place, str(run.folder))
+) -> Rows:
+    """The teacher's head outputs for the student's training rows."""
+    # No rows tell whether the labels fit, before anything is computed.
+    _aligned(student.kind, torch.zeros(0, task.kind.width), task.kind, place, str(run.folder))
     if task.kind.columns != student.kind.columns:
         theirs, ours = ", ".join(task.kind.columns), ", ".join(student.kind.columns)
         raise InputError(f"{place}: the teacher {run.folder} reads {theirs}, the task {ours}")
@@ -106,14 +112,22 @@ def _outputs(
             f"{place}: the teacher {run.folder} takes its label from the column {task.kind.target_column!r}, which "
             f"leaves other rows out than the task's {student.kind.target_column!r}"
         )
+    if rows.rows.layout.marks is not None:
+        read, mine = rows.rows.layout, student.splits["train"].rows.layout
+        pairs = ((read.counts, mine.counts), (read.offsets, mine.offsets))
+        if not all(np.array_equal(a, b) for a, b in pairs if a is not None and b is not None):
+            raise InputError(
+                f"{place}: the teacher {run.folder} reads the texts in other pieces than the task (another vocabulary "
+                "or other lengths), and its answers are about pieces"
+            )
     digest = hashlib.sha256(f"{task.name}/{rows.digest}/{teacher.precision}/{task.max_length}".encode())
     for name in ("model.safetensors", "heads.safetensors", "heads.json"):
         digest.update(file_fingerprint(run.model_folder / name).encode())
     path = cache.folder.parent / "teachers" / f"{digest.hexdigest()[:32]}.safetensors"
     if path.is_file():
         try:
-            kept = load_file(path)["outputs"]
-        except (InputError, KeyError):
+            kept = _kept(load_file(path))
+        except (InputError, KeyError, ValueError):
             kept = None  # damaged: computed anew
         if kept is not None and len(kept) == len(rows):
             return kept
@@ -123,15 +137,23 @@ def _outputs(
     return outputs
 
 
-def _width(kind: Kind) -> int:
-    """How many answers a row of the kind has; 0 rows of them tell whether labels fit, before anything is computed."""
-    return int(kind.soft(torch.zeros(1)).reshape(1, -1).shape[1])
-
-
-def _keep(path: Path, outputs: Tensor) -> None:
+def _keep(path: Path, outputs: Rows) -> None:
     """Write the outputs to the cache; a cache that cannot be written is done without."""
+    tensors = {"outputs": plain(outputs).contiguous()}
+    if isinstance(outputs, Grouped):
+        tensors["sizes"] = torch.from_numpy(outputs.sizes)
+        if outputs.counts is not None:
+            tensors["counts"] = torch.from_numpy(outputs.counts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors({"outputs": outputs.contiguous()}, path)
+        write_tensors(tensors, path)
     except (OSError, InputError):
         return
+
+
+def _kept(tensors: Mapping[str, Tensor]) -> Rows:
+    """What `_keep` wrote."""
+    if "sizes" not in tensors:
+        return tensors["outputs"]
+    counts = tensors["counts"].numpy() if "counts" in tensors else None
+    return Grouped(tensors["outputs"], tensors["sizes"].numpy(), counts)

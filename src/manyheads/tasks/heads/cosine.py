@@ -13,7 +13,7 @@ from manyheads.tasks.heads.pooling import POOLINGS, Pooling
 __all__ = ["CosineHead"]
 
 
-class CosineHead(Head):
+class CosineHead(Head[Tensor]):
     """u · v / (‖u‖ ‖v‖) for the two sequences of each example: [B, 1], from −1 to 1. It has no parameters.
 
     There is no dropout on u and v: dropped separately, two equal vectors would no longer have cosine 1.

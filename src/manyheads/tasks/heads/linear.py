@@ -12,6 +12,7 @@ from torch import Tensor
 from manyheads.encoder.bert import States
 from manyheads.encoder.layers import Linear, dropout
 from manyheads.tasks.head import Head
+from manyheads.tasks.heads.layer_choice import LAYERS, Layers, chosen
 from manyheads.tasks.heads.pooling import POOLINGS, Pooling
 
 __all__ = ["FEATURES", "Feature", "LinearHead"]
@@ -26,9 +27,12 @@ FEATURES: dict[Feature, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class LinearHead(Head):
+class LinearHead(Head[Tensor]):
     """W · dropout(x) + b, with x the vector of the one sequence, or [u; v; |u − v|; u ∘ v] as chosen
-    (Reimers & Gurevych 2019, section 3; `features` None means one sequence an example)."""
+    (Reimers & Gurevych 2019, section 3; `features` None means one sequence an example).
+
+    `layers` chooses the states that the vector is drawn from; `pooled` reads the last layer's alone.
+    """
 
     def __init__(
         self,
@@ -36,17 +40,21 @@ class LinearHead(Head):
         outputs: int,
         *,
         pooling: Pooling,
+        layers: Layers = "last",
         features: Sequence[Feature] | None = None,
         dropout: float,
     ) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
+        self.layers: Layers = layers
+        self.all_layers = not LAYERS[layers].only_last
         self.features = None if features is None else tuple(features)
         self.dropout = dropout
-        self.output = Linear(hidden * (1 if self.features is None else len(self.features)), outputs)
+        width = hidden * LAYERS[layers].width
+        self.output = Linear(width * (1 if self.features is None else len(self.features)), outputs)
 
     def read(self, states: States) -> Tensor:
-        return POOLINGS[self.pooling](states)
+        return POOLINGS[self.pooling](chosen(states, self.layers))
 
     def forward(self, vectors: Tensor) -> Tensor:
         x = vectors

@@ -35,7 +35,7 @@ class Relation(nn.Module):
         return F.leaky_relu(F.linear(u * v / (lengths + _EPS), self.weight), self.negative_slope)
 
 
-class RelationHead(Head):
+class RelationHead(Head[Tensor]):
     """W₂ · dropout(H r) + b over the relation r of the two vectors of each example: [B, outputs].
 
     The entries of r are of the size 1/H; the factor H lets the layer learn at the usual rate. With `start`
