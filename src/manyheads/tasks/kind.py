@@ -222,6 +222,10 @@ class Kind(ABC, Generic[O]):
     def target(self, value: object, example: Example | None = None) -> float | Sequence[float]:
         """The number or numbers that stand for a row's target value; ValueError says what was found and expected."""
 
+    def teaches(self, value: object) -> bool:
+        """Whether anything can be learnt from a training row with this target value. Here: always."""
+        return True
+
     def remarks(self) -> list[str]:
         """What the rows' targets were like that a person should know, before training. Here: nothing."""
         return []

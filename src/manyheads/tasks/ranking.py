@@ -77,6 +77,7 @@ class Ranking(CandidateKind):
 
     def __init__(self, settings: RankingSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
+        self._unanswered = 0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -167,6 +168,18 @@ class Ranking(CandidateKind):
                 )
             numbers.append(float(relevant))
         return numbers
+
+    def teaches(self, value: object) -> bool:
+        """A query without a relevant candidate has no loss; what is no relevance at all is `target`'s to refuse."""
+        several = value if isinstance(value, list | tuple) else [value]
+        worth = any(self._relevant(one) is not False for one in several)
+        self._unanswered += not worth
+        return worth
+
+    def remarks(self) -> list[str]:
+        if not self._unanswered:
+            return []
+        return [f"{self._unanswered:,} queries of train have no relevant candidate and are left out"]
 
     def _relevant(self, value: object) -> bool | None:
         """Whether a relevance means relevant; None if it is none at all."""

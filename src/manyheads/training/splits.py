@@ -132,6 +132,9 @@ def load_task(
             except ValueError as error:
                 raise InputError(f"tasks.{name}: {error}", file=sources[0][0], column=target) from None
             learnt = True
+        if split == "train" and rows.values is not None:
+            worth = np.flatnonzero([kind.teaches(value) for value in rows.values])
+            rows = rows if len(worth) == len(rows) else rows.take(worth)
         if split in section.sample:
             chosen = sampled(len(rows), section.sample[split], section.sample_seed, f"{name}/{split}")
             rows = rows.take(chosen)
