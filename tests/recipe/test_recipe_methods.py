@@ -242,6 +242,15 @@ def test_surgery_where_a_step_has_several_tasks(surgery: dict[str, Any]) -> None
             "relation.tasks.0: task 'sts' gives no two vectors of the encoder's width",
         ),
         (
+            values(
+                relation={"tasks": ["sts"]},
+                tasks={
+                    "sts": {**SST, "text": None, "pair": ["a", "b"], "encode": "siamese", "layers": "sum_all"}
+                },
+            ),
+            "relation.tasks.0: task 'sts' has 'layers', and a relation layer reads the last one",
+        ),
+        (
             values(relation={"tasks": ["para"], "negative_slope": 1}),
             "relation.negative_slope: expected a number of at least 0 and below 1, found 1",
         ),

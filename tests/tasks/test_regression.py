@@ -82,9 +82,9 @@ def test_nothing_is_learnt() -> None:
         ({**PAIR, "head": "cosine", "range": (0, 5)}, "'head: cosine' needs 'encode: siamese'"),
         ({**COSINE, "range": None}, "'head: cosine' and 'output: sigmoid' need 'range"),
         ({**SIGMOID, "range": None}, "'head: cosine' and 'output: sigmoid' need 'range"),
-        ({**COSINE, "features": ("u",)}, "'features' and 'dropout' belong to 'head: linear'"),
-        ({**COSINE, "dropout": 0.1}, "'features' and 'dropout' belong to 'head: linear'"),
-        ({**COSINE, "output": "sigmoid"}, "'output' belongs to 'head: linear'"),
+        ({**COSINE, "features": ("u",)}, "'features' and 'dropout' have no meaning for 'head: cosine'"),
+        ({**COSINE, "dropout": 0.1}, "'features' and 'dropout' have no meaning for 'head: cosine'"),
+        ({**COSINE, "output": "sigmoid"}, "'output' has no meaning for 'head: cosine'"),
         ({"label": "score"}, "expected either 'text: COLUMN' or 'pair"),
     ],
 )

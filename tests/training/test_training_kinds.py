@@ -306,3 +306,14 @@ def test_runs_that_do_not_belong_together(tiny: "Tiny", together: Run, tmp_path:
         evaluate_runs([Run.open(train(tiny, tmp_path / "a", {"mood": tiny.mood()}).folder), more])
     with pytest.raises(mh.InputError, match=r"more: no task 'pairs' in this model"):
         Ensemble([together.model(), more.model()], ["one", "more"]).task("pairs")
+
+
+def test_an_encoder_with_too_few_layers_for_a_head_is_refused_before_training(
+    tiny: "Tiny", tmp_path: Path
+) -> None:
+    section = tiny.mood(head="bilstm", layers="concat_last_four", width=4)
+    with pytest.raises(
+        mh.InputError, match=r"tasks.mood.layers: expected an encoder of 4 or more layers, found 2"
+    ):
+        train(tiny, tmp_path / "run", {"mood": section})
+    assert not (tmp_path / "run").exists()

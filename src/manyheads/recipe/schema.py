@@ -626,6 +626,11 @@ class Recipe(BaseModel):
                     f"task {name!r} gives no two vectors of the encoder's width, as 'encode: siamese' does",
                     *("relation", "tasks", at),
                 )
+            if not task.reads_last:
+                raise Misfit(
+                    f"task {name!r} has 'layers', and a relation layer reads the last one",
+                    *("relation", "tasks", at),
+                )
         for name in self.distill.teachers if self.distill is not None else ():
             self._known(name, "distill", "teachers", name)
         smart = self.regularize.smart

@@ -33,6 +33,8 @@ class Head(nn.Module, ABC, Generic[R]):
 
     all_layers: bool = False
     """Whether it reads the states of all layers, not of the last alone."""
+    least_layers: int = 0
+    """How many layers the encoder must have at least."""
 
     @abstractmethod
     def read(self, states: States) -> R:

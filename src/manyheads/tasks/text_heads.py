@@ -39,6 +39,10 @@ class TextHeadSettings(TextSettings):
     prediction_dropout: float | None = None
     """For `answer_network`: the probability that a step's answer is left out while training; default 0.1."""
 
+    @property
+    def reads_last(self) -> bool:
+        return self.layers == "last"
+
     @model_validator(mode="after")
     def _head_has_what_it_needs(self) -> Self:
         for name, heads in _BELONGS.items():

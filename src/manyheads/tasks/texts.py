@@ -65,6 +65,11 @@ class TextSettings(KindSettings):
         return self.encode == "siamese"
 
     @property
+    def reads_last(self) -> bool:
+        """Whether the head reads the last layer's states; settings that offer others say so."""
+        return True
+
+    @property
     def linear_features(self) -> tuple[Feature, ...] | None:
         """What a linear head sees of u and v, or None where there is one sequence an example."""
         if not self.apart:

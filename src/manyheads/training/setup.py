@@ -104,6 +104,12 @@ def build_network(recipe: Recipe, encoder: Encoder, tasks: Mapping[str, TaskData
             for name, task in tasks.items()
         }
         network = Network(encoder, heads, relation)
+    for name, head in heads.items():
+        if head.least_layers > encoder.shape.layers:
+            raise InputError(
+                f"tasks.{name}.layers: expected an encoder of {head.least_layers} or more layers, "
+                f"found {encoder.shape.layers}"
+            )
     network.encoder.requires_grad_(not recipe.encoder.freeze)
     return network
 

@@ -48,6 +48,7 @@ class AnswerNetworkHead(Head[Grouped]):
         super().__init__()
         self.layers: Layers = layers
         self.all_layers = not LAYERS[layers].only_last
+        self.least_layers = LAYERS[layers].least
         self.numbers = numbers
         self.steps = steps
         self.prediction_dropout = prediction_dropout

@@ -47,6 +47,7 @@ class BiLSTMHead(Head[Grouped]):
         super().__init__()
         self.layers: Layers = layers
         self.all_layers = not LAYERS[layers].only_last
+        self.least_layers = LAYERS[layers].least
         self.pool = pool
         self.dropout = dropout
         # Two modules, not one of two layers: the dropout between them is then ours, which SMART can replay.

@@ -48,6 +48,7 @@ class LinearHead(Head[Tensor]):
         self.pooling: Pooling = pooling
         self.layers: Layers = layers
         self.all_layers = not LAYERS[layers].only_last
+        self.least_layers = LAYERS[layers].least
         self.features = None if features is None else tuple(features)
         self.dropout = dropout
         width = hidden * LAYERS[layers].width

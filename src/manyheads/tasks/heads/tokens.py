@@ -20,6 +20,7 @@ class TokenHead(Head[Grouped]):
         super().__init__()
         self.layers: Layers = layers
         self.all_layers = not LAYERS[layers].only_last
+        self.least_layers = LAYERS[layers].least
         self.dropout = dropout
         self.output = Linear(hidden * LAYERS[layers].width, outputs)
 
