@@ -53,7 +53,7 @@ def written_study(
     tiny: "Tiny", folder: Path, variants: dict[str, Any], *, seeds: Sequence[int] = (1, 2), **settings: Any
 ) -> Path:
     """`study.yaml` and the recipe beside it; `settings` of the study, or of the recipe where it has such a key."""
-    keys = {"seeds_of", "split", "presets", "keep", "name", "recipe"}
+    keys = {"against", "seeds_of", "split", "presets", "keep", "name", "recipe"}
     tiny.write(folder / "recipe.yaml", **{key: one for key, one in settings.items() if key not in keys})
     plain = {"name": "tiny-study", "recipe": "recipe.yaml", "seeds": list(seeds), "variants": variants}
     path = folder / "study.yaml"
@@ -533,6 +533,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"seeds_of": {"fats": [1]}},
         r"line \d+: seeds_of.fats: no such variant; did you mean 'fast'",
     ),
+    "against none": (
+        {"against": {"fast": "plian"}},
+        r"line \d+: against.fast: no variant 'plian'; did you mean 'plain'",
+    ),
+    "against of none": (
+        {"against": {"fats": "plain"}},
+        r"line \d+: against.fats: no variant 'fats'; did you",
+    ),
+    "against itself": (
+        {"against": {"fast": "fast"}},
+        r"line \d+: against.fast: a variant cannot be compared",
+    ),
     "unknown split": (
         {"split": "tset"},
         r"line \d+: split: no task has a split 'tset'; .*did you mean 'test'",
@@ -741,11 +753,11 @@ def test_an_undefined_score_is_counted_beside_the_median(make_run: "MakeRun") ->
 
 
 def made_study(
-    tiny: "Tiny", folder: Path, make_run: "MakeRun", runs: dict[str, list[dict[str, Any]]]
+    tiny: "Tiny", folder: Path, make_run: "MakeRun", runs: dict[str, list[dict[str, Any]]], **more: Any
 ) -> Study:
     """A study all of whose runs were made by hand: variant → what each seed answered."""
     count = len(next(iter(runs.values())))
-    path = written_study(tiny, folder, {name: {} for name in runs}, seeds=list(range(count)))
+    path = written_study(tiny, folder, {name: {} for name in runs}, seeds=list(range(count)), **more)
     for name, seeds in runs.items():
         for seed, answers in enumerate(seeds):
             made = make_run(f"out/{name}/seed-{seed}", answers)
@@ -783,6 +795,33 @@ def test_the_sentences_of_a_study_of_two_tasks(tiny: "Tiny", tmp_path: Path, mak
     text = (tmp_path / "out" / "table.md").read_text()
     assert "## Against plain\n\n- smart is better than plain on mood" in text
     assert "| alone | 0.600 [0.590–0.610] |  | 5/5 |" in text
+
+
+def test_each_variant_against_the_one_that_it_is_about(
+    tiny: "Tiny", tmp_path: Path, make_run: "MakeRun"
+) -> None:
+    """Also the first variant, and one whose task the first has not."""
+    found = made_study(
+        tiny,
+        tmp_path,
+        make_run,
+        {
+            "source": [{"mood": right(0.5)}],
+            "small": [{"pairs": line(0.5, 1)}],
+            "small-more": [{"pairs": line(0.5, 2)}],
+            "other": [{"mood": right(0.9)}],
+        },
+        against={"small-more": "small", "source": "other"},
+    )
+    named = [(one.name, one.reference, one.task) for one in found.judgements]
+    assert named == [
+        ("source", "other", "mood"),
+        ("small-more", "small", "pairs"),
+        ("other", "source", "mood"),
+    ]
+    text = (tmp_path / "out" / "table.md").read_text()
+    headings = [line_ for line_ in text.splitlines() if line_.startswith("## ")]
+    assert headings == ["## Against other", "## Against small", "## Against source"]
 
 
 def test_variants_of_other_dev_examples_are_not_compared(

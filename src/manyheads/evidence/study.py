@@ -368,15 +368,22 @@ class _Results:
         return study
 
     def judgements(self, variants: Mapping[str, Mapping[str, Outcome]], resamples: int) -> list[Judgement]:
-        """Each variant against the first, for each task that both have; what has not changed is not computed anew."""
+        """Each variant against its reference (the first, or what `against` says), for each task that both have.
+
+        What has not changed is not computed anew.
+        """
         first, *others = variants
-        split, reference = self.plan.settings.split, Side(first, variants[first])
-        tasks = dict.fromkeys(task for outcome in reference.runs.values() for task in outcome.scores(split))
+        split, against = self.plan.settings.split, self.plan.settings.against
         found = []
-        for name in others:
+        for name in [*([first] if first in against else []), *others]:
             side = Side(name, variants[name])
+            other = against.get(name, first)
+            reference = Side(other, variants[other])
+            tasks = dict.fromkeys(
+                task for outcome in reference.runs.values() for task in outcome.scores(split)
+            )
             for task in tasks:
-                key = name, task, tuple(side.runs), tuple(reference.runs), resamples
+                key = name, other, task, tuple(side.runs), tuple(reference.runs), resamples
                 if key not in self._compared:
                     self._compared[key] = _compared(side, reference, task, split, resamples)
                 found.append(self._compared[key])
@@ -415,10 +422,9 @@ class _Results:
             f"Scores on {plan.settings.split}: the median over the seeds [first–third quartile]. Seeds: finished of "
             "planned. Seconds and examples count the time inside training steps, as medians over the runs.\n"
         )
-        if study.judgements:
-            text += f"\n## Against {plan.reference}\n\n" + "".join(
-                f"- {one.sentence}\n" for one in study.judgements
-            )
+        for reference in dict.fromkeys(one.reference for one in study.judgements):
+            sentences = [one.sentence for one in study.judgements if one.reference == reference]
+            text += f"\n## Against {reference}\n\n" + "".join(f"- {one}\n" for one in sentences)
         failed = [f"- {variant}, seed {seed}: {why}\n" for (variant, seed), why in self.failed.items()]
         return text + (f"\n## Failed\n\n{''.join(failed)}" if failed else "")
 

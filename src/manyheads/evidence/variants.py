@@ -54,6 +54,8 @@ class StudySettings(BaseModel):
     """The split whose scores stand in the table and are compared."""
     variants: Annotated[dict[RunName, Settings], Field(min_length=1)]
     """Variant → {dotted key of the recipe: value}; the first one is the reference that the others are compared to."""
+    against: dict[str, str] = {}
+    """Variant → another that it is compared to instead of the first."""
     presets: dict[RunName, Settings] = {}
     """Preset → {dotted key of the recipe: value}, put under the variants' own where `--preset` names it."""
     keep: Literal["scores", "model", "all"] = "model"
@@ -67,6 +69,12 @@ class StudySettings(BaseModel):
             if name not in self.variants:
                 raise Misfit(f"no such variant{nearest(name, self.variants)}", "seeds_of", name)
             lists.append((seeds, ("seeds_of", name)))
+        for name, other in self.against.items():
+            for one in (name, other):
+                if one not in self.variants:
+                    raise Misfit(f"no variant {one!r}{nearest(one, self.variants)}", "against", name)
+            if name == other:
+                raise Misfit("a variant cannot be compared to itself", "against", name)
         for seeds, place in lists:
             for at, seed in enumerate(seeds):
                 if seed in seeds[:at]:
