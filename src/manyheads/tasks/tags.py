@@ -48,7 +48,7 @@ def written(found: Sequence[Entity], words: int, scheme: Scheme) -> list[str]:
     before = Entity("", -1, -1)
     for entity in found:
         type_, first, end = entity
-        touches = before.end == first and before.type == type_
+        touches = before.end == first and before.of_type == type_
         letters = ["I"] * (end - first)
         if scheme != "iob1" or touches:
             letters[0] = "B"

@@ -36,7 +36,7 @@ _SPELT: dict[Scheme, str] = {
 class Entity(NamedTuple):
     """Some words in a row: from word `first` up to, not including, word `end` (counted from 0)."""
 
-    type: str
+    of_type: str
     first: int
     end: int
 
