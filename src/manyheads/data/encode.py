@@ -24,7 +24,7 @@ from manyheads.errors import InputError
 
 __all__ = ["EncodedRows", "Lays", "Place", "TokenCache", "encode_rows", "file_fingerprint"]
 
-_LAYOUT = 2  # raise when what is written below changes
+_LAYOUT = 3  # raise when what is written below changes
 _AT_ONCE = 1000
 
 
@@ -54,6 +54,9 @@ class Lays(Protocol):
 
     def input(self, values: Mapping[str, Any]) -> Any:
         """A row's input; a ValueError with a `column` says what is wrong."""
+
+    def kept(self, one: Any) -> Any:
+        """What of an input is kept."""
 
     def lay(self, inputs: Sequence[Any], tokenizer: Tokenizer, max_length: int) -> Layout:
         """Inputs as token ids."""
@@ -227,7 +230,7 @@ def encode_rows(
         return _open(found, names)
     folder = cache.new(name) if cache is not None and key is not None else None
     try:
-        table = _Writer(folder, kind.keeps_inputs)
+        table = _Writer(folder, kind.kept if kind.keeps_inputs else None)
         for source, rows in sources:
             blank_before, before = len(table.unlabelled), table.rows
             table.begin(source)
@@ -297,7 +300,7 @@ _OF_TOKENS: dict[str, Any] = {"ids": np.int32, "segments": np.uint8, "marks": np
 class _Writer:
     """Token arrays that grow on disk (or in memory where there is no folder)."""
 
-    def __init__(self, folder: Path | None, keeps_inputs: bool) -> None:
+    def __init__(self, folder: Path | None, kept: Callable[[Any], Any] | None) -> None:
         self.folder = folder
         self.parts: list[Layout] = []
         self.sequences: dict[str, list[NDArray[np.int32]]] = {name: [] for name in _OF_SEQUENCES}
@@ -305,7 +308,8 @@ class _Writer:
         self.files: list[str] = []
         self.places: list[tuple[int, int, int | None]] = []
         self.values: list[Any] = []
-        self.inputs: list[Any] | None = [] if keeps_inputs else None
+        self.kept = kept
+        self.inputs: list[Any] | None = None if kept is None else []
         self.unlabelled: list[Place] = []
 
     @property
@@ -319,8 +323,8 @@ class _Writer:
         for place, one, value in examples:
             self.places.append((len(self.files) - 1, place.row, place.line))
             self.values.append(value)
-            if self.inputs is not None:
-                self.inputs.append(one)
+            if self.inputs is not None and self.kept is not None:
+                self.inputs.append(self.kept(one))
         if self.folder is None:
             self.parts.append(layout)
             return

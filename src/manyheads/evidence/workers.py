@@ -126,10 +126,10 @@ def _live(threads: int, pipe: "connection.Connection[Any, Any]") -> None:
         os.setpgrp()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    # What must be unpickled imports for seconds, in which the parent may say that it is enough.
     given: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, given), daemon=True).start()
     with suppress(KeyboardInterrupt):
+        # What must be unpickled imports for seconds, in which the parent may say that it is enough.
+        threading.Thread(target=_listen, args=(pipe, given), daemon=True).start()
         import torch
 
         torch.set_num_threads(threads)
@@ -161,13 +161,14 @@ def _listen(pipe: "connection.Connection[Any, Any]", given: "queue.SimpleQueue[b
             work = pipe.recv()
         except (EOFError, OSError):
             os._exit(1)
-        given.put(work)
         main = threading.main_thread().ident
         if work is None and main is not None:
+            # Before it is told by the queue: then it would have left the place where it expects to be interrupted.
             if sys.platform == "win32":
                 signal.raise_signal(signal.SIGINT)
             else:
                 signal.pthread_kill(main, signal.SIGINT)
+        given.put(work)
 
 
 @contextmanager

@@ -200,6 +200,10 @@ class Kind(ABC, Generic[O]):
     def input(self, values: Mapping[str, Any]) -> Any:
         """A row's `columns` (and `also`) as an input; ColumnError says what was found and expected."""
 
+    def kept(self, one: Any) -> Any:
+        """What of an input is kept for predictions and measures, where inputs are kept. Here: all of it."""
+        return one
+
     @abstractmethod
     def given(self, one: object) -> dict[str, Any]:
         """What a caller hands over, as a row's `columns`; ValueError says what was expected and found."""

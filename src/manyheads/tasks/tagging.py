@@ -218,6 +218,10 @@ class Tagging(Kind[Grouped]):
             return {"words": self._sentence(found.words), "before": found.before, "after": found.after}
         return self._sentence(found)
 
+    def kept(self, one: Any) -> Any:
+        """Without the context: nothing is predicted for it."""
+        return _words_in(one)
+
     def _sentence(self, value: object) -> list[str] | str:
         column = self.settings.words
         if isinstance(value, str):
@@ -561,10 +565,7 @@ def _framed(
     free = max(0, room - len(words))
     before = [word for _, _, own in held[:number] for word in own][-free:] if free else []
     after = [word for _, _, own in held[number + 1 :] for word in own][:free]
-    # Each side has half of what is free, and what the other cannot use.
-    half = (free + 1) // 2
-    left, right = max(half, free - len(after)), max(half, free - len(before))
-    framed = _Framed(values.get(column), " ".join(before[-left:] if left else []), " ".join(after[:right]))
+    framed = _Framed(values.get(column), " ".join(before), " ".join(after))
     return place, {**values, column: framed}
 
 
