@@ -337,10 +337,13 @@ def predictions_of(kind: Kind, outputs: Rows, layout: Layout, inputs: Sequence[A
     back = kind.keeps_inputs or layout.marks is not None
     examples = examples_of(layout, inputs, None) if back else None
     found = kind.predictions(outputs, examples)
-    return [
-        replace(prediction, truncated=bool(tokens), tokens_dropped=int(tokens))
-        for prediction, tokens in zip(found, layout.dropped_of_examples, strict=True)
-    ]
+    parts = np.split(layout.dropped, np.cumsum(layout.counts)[:-1])
+    told = []
+    for prediction, lost in zip(found, parts, strict=True):
+        total = int(lost.sum())
+        each = tuple(lost.tolist()) if prediction.shares else ()
+        told.append(replace(prediction, truncated=total > 0, tokens_dropped=total, dropped=each))
+    return told
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manyheads.data.conll import read_conll
 from manyheads.data.read import Dialect, Row, column_names, read_rows
 from manyheads.errors import InputError
 
@@ -51,6 +52,14 @@ def test_sentences_with_their_documents() -> None:
         {"words": ["BRUSSELS", "1996-08-22"], "tags": ["I-LOC", "O"], "document": 2},
     ]
     assert [(row.number, row.line) for row in found] == [(1, 3), (2, 6), (3, 10)]
+
+
+def test_words_stand_in_lines_one_after_the_other() -> None:
+    lines = NEWS.splitlines()
+    for row in rows(NEWS):
+        assert row.line is not None
+        for place, word in enumerate(row.values["words"]):
+            assert lines[row.line + place - 1].split()[0] == word
 
 
 def test_named_columns() -> None:
@@ -96,8 +105,47 @@ def test_words_alone() -> None:
         {"words": ["a", "b"], "document": 0},
         {"words": ["c"], "document": 0},
     ]
-    expected = "a.conll: no column 'tags'; found 'words', 'document'"
-    assert refusal("a\nb\n", need=("words", "tags")) == expected
+    names, found = read_conll(iter(["a\n"]), file="a.conll", need=("words", "document"))
+    assert (names, next(found).values) == (["words", "document"], {"words": ["a"], "document": 0})
+    assert refusal("a\nb\n", need=("word",)).startswith(
+        "a.conll: no column 'word'; found 'words', 'document'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "said"),
+    [
+        ("\na\nb\n", {}, "line 2: found 1 column in 'a', expected one for each of 'words', 'tags'"),
+        (
+            "words,tags\nthe film,O B-UP\n",
+            {},
+            "line 1: found 1 column in 'words,tags', expected one for each of 'words', 'tags'; is the `delimiter` "
+            "another one, or the `format`?",
+        ),
+        (
+            "-DOCSTART- O\n\na O\n",
+            {"delimiter": "\t"},
+            "line 3: found 1 column in 'a O', expected one for each of 'words', 'tags'; is the `delimiter` "
+            "another one, or the `format`?",
+        ),
+        (
+            "a|O\n",
+            {"columns": ["words", "tags"]},
+            "line 1: found 1 column, expected 2 ('words', 'tags'); `columns` names all from the left; "
+            "is the `delimiter` another one, or the `format`?",
+        ),
+        (
+            "a\n",
+            {"columns": ["words", "tags"]},
+            "line 1: found 1 column, expected 2 ('words', 'tags'); `columns` names all from the left",
+        ),
+    ],
+)
+def test_one_column_where_words_and_tags_are_expected(text: str, settings: dict[str, Any], said: str) -> None:
+    lines = iter(text.splitlines(keepends=True))
+    with pytest.raises(InputError) as caught:
+        read_conll(lines, file="a.conll", need=("words", "tags", "document"), **settings)
+    assert str(caught.value) == f"a.conll, {said}"
 
 
 def test_a_document_begins_between_words() -> None:

@@ -111,6 +111,19 @@ def test_an_empty_list_is_no_answer_where_others_have_one(tmp_path: Path) -> Non
     assert [row.values["is_impossible"] for row in rows(path)] == [False, True]
 
 
+def test_a_test_set_may_say_of_every_question_that_it_is_possible(tmp_path: Path) -> None:
+    path = written(tmp_path, article(*(asked(name, answers=[], is_impossible=False) for name in "ab")))
+    assert [list(row.values) for row in rows(path)] == [["id", "title", "question", "context"]] * 2
+
+
+def test_a_question_that_is_impossible_needs_no_list(tmp_path: Path) -> None:
+    path = written(tmp_path, article(asked("a", is_impossible=True), asked("b", is_impossible=False)))
+    assert [(row.values["answers"], row.values["is_impossible"]) for row in rows(path)] == [
+        ([], True),
+        (None, False),
+    ]
+
+
 def test_an_id_may_be_a_number_and_a_title_may_be_missing(tmp_path: Path) -> None:
     one = article(asked("a", answers=[ADA]) | {"id": 17})
     del one["title"]
@@ -138,7 +151,19 @@ WITHOUT_QAS = {"title": "t", "paragraphs": [{"context": "c", "qa": []}]}
         ),
         (
             [article(asked("a", answers=[ADA], is_impossible=True))],
-            "row 1: data[0].paragraphs[0].qas[0] has answers, but 'is_impossible' is true",
+            "row 1: data[0].paragraphs[0].qas[0] (id 'a') has answers, but 'is_impossible' is true; expected one of",
+        ),
+        (
+            [article(asked("a", answers=[ADA]), asked("b", answers=[], is_impossible=False))],
+            "row 2: data[0].paragraphs[0].qas[1] (id 'b') has no answers, but 'is_impossible' is false; expected an "
+            "answer, or true",
+        ),
+        (
+            [
+                article(asked("a", answers=[], is_impossible=False)),
+                article(asked("b", answers=[], is_impossible=True)),
+            ],
+            "row 1: data[0].paragraphs[0].qas[0] (id 'a') has no answers, but 'is_impossible' is false",
         ),
         (
             [article(asked("a", answers=[], is_impossible="no"))],
@@ -174,7 +199,8 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, articles: list[An
             "questions.json, line 2: not JSON: Expecting ':' delimiter (character 10); expected SQuAD's object",
         ),
         ("", "questions.json: not JSON"),
-        ('{"data": []}', "questions.json: no rows"),
+        ('{"data": []}', "questions.json: no questions"),
+        ('{"data": [{"paragraphs": [{"context": "c", "qas": []}]}]}', "questions.json: no questions"),
     ],
 )
 def test_what_is_no_object_of_squad(tmp_path: Path, content: str, said: str) -> None:
@@ -182,6 +208,7 @@ def test_what_is_no_object_of_squad(tmp_path: Path, content: str, said: str) -> 
     path.write_text(content, encoding="utf-8")
     if content:
         assert refusal(path).startswith(said)
+        assert refusal(path, "question", "answers").startswith(said)
     else:
         assert "not JSON" in refusal(path)
 

@@ -141,6 +141,24 @@ def test_an_end_never_stands_before_its_start() -> None:
     assert best([0, 9], [9, 0], range(2)) == (0, 0, 9.0)  # and not 18 backwards
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_of_any_type_are_read(kind: torch.dtype) -> None:
+    starts, ends = torch.tensor([0.5, 2, -1]).to(kind), torch.tensor([0, 1.5, 3]).to(kind)
+    starts.requires_grad_()
+    assert best(starts, ends, torch.arange(3)) == (1, 2, 5.0)
+    # Numbers that only float64 holds are not rounded on the way.
+    precise = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)
+    assert best(precise, precise, range(2), 1).start == 1
+    with pytest.raises(ValueError, match="expected whole numbers"):
+        best(starts, ends, torch.arange(3).to(kind))
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_best_span_at_all_cannot_be_asked_for(count: int) -> None:
+    with pytest.raises(ValueError, match=f"count: expected 1 or more, found {count}"):
+        nbest([1.0, 2.0], [1.0, 2.0], range(2), count=count)
+
+
 def test_a_long_sequence_is_searched_whole() -> None:
     generator = np.random.default_rng(0)
     starts, ends = generator.normal(size=(2, 3000))

@@ -22,9 +22,10 @@ from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.ragged import Ragged
 from manyheads.encoder.tokenizer import Tokenizer
+from manyheads.errors import InputError
 from manyheads.formulas.metrics.squad import squad_v1, squad_v2
 from manyheads.tasks.heads.span import SpanHead
-from manyheads.tasks.kind import ColumnError, Example, examples_of
+from manyheads.tasks.kind import ColumnError, Example, Kind, examples_of
 from manyheads.tasks.span import Answering, SpanSettings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -654,6 +655,40 @@ def test_the_n_best_and_their_probabilities(tokenizer: Tokenizer) -> None:
     assert (sure.value, "no_answer_odds" in always.cells(sure)[0]) == (None, False)
 
 
+def test_a_run_that_answers_with_itself_is_itself(tokenizer: Tokenizer) -> None:
+    facts = {"no_answer": True, "threshold": 1.5}
+    span, again = (kind(facts, max_length=20, question_length=4, stride=5, answer_length=3) for _ in range(2))
+    examples, targets, _ = question_set(tokenizer, span, impossible=True)
+    assert max(len(example.sizes) for example in examples) > 2
+    outputs = noise(examples, 11).float()
+    # Scores of windows have levels of their own, which their probabilities do not tell.
+    level = torch.randn(len(outputs.sizes), 1, generator=torch.Generator().manual_seed(5)) * 3
+    outputs = outputs.with_rows(outputs.rows + level[outputs.owners])
+    alone = span.predictions(outputs, examples)
+    assert {one.label == "" for one in alone} == {True, False}
+    for together in ([(span, outputs)] * 2, [(span, outputs), (again, outputs), (span, outputs)]):
+        mean = span.mean(together)
+        assert mean.rows.dtype == torch.float64
+        assert span.predictions(mean, examples) == alone
+        assert span.measures(mean, targets, examples) == pytest.approx(
+            span.measures(outputs, targets, examples)
+        )
+    by_probabilities = span.predictions(Kind.mean(span, [(span, outputs)] * 2), examples)
+    assert [one.label for one in by_probabilities] != [one.label for one in alone]
+
+
+def test_the_mean_is_of_scores(tokenizer: Tokenizer) -> None:
+    span = kind({"no_answer": False}, answer_length=1)
+    _, examples = laid(span, tokenizer, [row("who", "cat mat")])
+    one = torch.tensor([[0, 0], [6.0, 0], [0.0, 0]])
+    other = torch.tensor([[0, 0], [0, 0], [4.0, 3.0]], dtype=torch.float64)
+    mean = span.mean([(span, outputs_for(examples, one)), (span, outputs_for(examples, other))])
+    assert mean.rows.tolist() == [[0, 0], [3, 0], [2, 1.5]]
+    assert span.predictions(mean, examples)[0].label == "mat"
+    with pytest.raises(ValueError, match="reads contexts with 'stride: 64', expected 128"):
+        span.mean([(span, mean), (kind(stride=64), mean)])
+
+
 # ---- measures ----
 
 
@@ -727,6 +762,47 @@ def test_measures_and_the_threshold_of_questions_without(tokenizer: Tokenizer) -
     assert after["f1"] == pytest.approx(best["best_f1"], rel=1e-12)
     assert spoken["-null-odds.json"] == files["-null-odds.json"]
     json.dumps(files, allow_nan=False)
+
+
+def test_the_odds_go_with_the_runs_own_threshold(tokenizer: Tokenizer) -> None:
+    settings = {"max_length": 20, "question_length": 4, "stride": 5}
+    span = kind({"no_answer": True, "threshold": 4.0}, **settings)
+    examples, targets, dataset = question_set(tokenizer, span, impossible=True)
+    outputs = noise(examples, 3)
+    scored = outputs.rows.clone()
+    # [CLS] is raised until odds stand on both sides of 1 and of τ.
+    scored[torch.from_numpy(np.cumsum(outputs.sizes) - outputs.sizes)] += 7.0
+    outputs = outputs.with_rows(scored)
+    measures = span.measures(outputs, targets, examples)
+    files = span.official(span.predictions(outputs, examples), examples)
+    texts, odds = files[".json"], files["-null-odds.json"]
+    between = [name for name, one in odds.items() if 1 < one <= 4]
+    assert between
+    assert all(texts[name] for name in between)
+    assert any(one > 4 for one in odds.values())
+    names = [name for name in measures if name != "loss"]
+    ours = {name: measures[name] for name in names}
+    for found in (squad_v2(dataset, texts), squad_v2(dataset, texts, odds, span.threshold)):
+        assert {name: found[name] for name in names} == pytest.approx(ours, rel=1e-14)
+    at_one = squad_v2(dataset, texts, odds)  # the script's own threshold
+    assert at_one == pytest.approx(squad_v2(dataset, texts | dict.fromkeys(between, ""), odds), rel=1e-14)
+    assert at_one["NoAns_exact"] > ours["NoAns_exact"]
+
+
+def test_two_questions_with_one_id(tokenizer: Tokenizer) -> None:
+    span = kind({"no_answer": False})
+    rows = [row("who", "the cat", "1"), row("who", "the mat", "2"), row("where", "the mat", "1")]
+    _, examples = laid(span, tokenizer, rows)
+    span.note("dev", examples[:2])
+    with pytest.raises(ValueError, match="found the id '1' twice, expected one of its own for each question"):
+        span.note("dev", examples)
+    predictions = span.predictions(noise(examples, 0), examples)
+    with pytest.raises(InputError, match="found the id '1' twice"):
+        span.official(predictions, examples)
+    _, nameless = laid(span, tokenizer, [one | {"id": None} for one in rows])
+    span.note("dev", nameless)
+    span.note("dev", [])
+    span.note("train", examples)
 
 
 def test_there_are_no_official_files_without_ids(tokenizer: Tokenizer) -> None:

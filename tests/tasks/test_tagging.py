@@ -452,18 +452,36 @@ def test_labels_are_learnt(
 
 
 @pytest.mark.parametrize(
-    ("values", "more"),
+    ("values", "index", "word", "said"),
     [
-        ([], ""),
-        ([["O", "O"]], ""),
-        ([["O", "PER"], [3]], "; found 'PER', expected O, or B-, I-, E- or S- and a type"),
-        ([[1, 2]], "; word 1: found 1, expected a tag such as O or B-PER ('labels' names numbers)"),
+        ([], None, None, "expected tags such as O and B-PER, found none of an entity"),
+        ([["O", "O"]], None, None, "expected tags such as O and B-PER, found none of an entity"),
+        (
+            [["O", "O"], ["O", "PER"], [3]],
+            1,
+            1,
+            "word 2: found 'PER', expected O, or B-, I-, E- or S- and a type",
+        ),
+        (
+            [[0, 1], ["O"]],
+            0,
+            0,
+            "word 1: found 0, expected a tag such as O or B-PER ('labels' names numbers)",
+        ),
+        (
+            ["O", '["O", "B-PER"]', "X"],
+            1,
+            None,
+            'found \'["O", "B-PER"]\', a list as text; expected tags with spaces between them',
+        ),
+        (["O", "O O", 0.5], 2, None, "found 0.5, expected a list of tags"),
     ],
 )
-def test_nothing_to_learn(values: list[object], more: str) -> None:
-    said = f"expected tags such as O and B-PER, found none of an entity{more}"
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+def test_nothing_to_learn(values: list[object], index: int | None, word: int | None, said: str) -> None:
+    """The error has the number of the first bad value, so that its row can be named."""
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$") as caught:
         kind().learn(values)
+    assert (getattr(caught.value, "index", None), getattr(caught.value, "word", None)) == (index, word)
 
 
 def test_a_column_of_something_else() -> None:
@@ -522,16 +540,47 @@ def test_numbers_are_tags_by_the_order_of_labels() -> None:
         (["O", None, "O"], {}, "word 2: found null, expected a tag such as O or B-PER"),
         ([0, 0, 0], {}, "word 1: found 0, expected a tag such as O or B-PER ('labels' names numbers)"),
         ([True, "O", "O"], {"labels": LABELS}, "word 1: found True, expected a"),
+        (" ['O' 'O']", {}, "found \" ['O' 'O']\", a list as text; expected tags with spaces between them"),
     ],
 )
 def test_what_is_no_target_is_refused(value: object, chosen: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}") as caught:
         learnt(**chosen).target(value)
+    counted = re.match(r"word (\d+)", said)
+    assert getattr(caught.value, "word", None) == (int(counted[1]) - 1 if counted else None)
 
 
 def test_as_many_tags_as_words() -> None:
     with pytest.raises(ValueError, match=r"^found 2 tags for 3 words, expected one each$"):
         learnt().target(["O", "B-PER"], example(["a", "b", "c"]))
+    with pytest.raises(ValueError, match=r"^found 1 tag for 2 words, expected one each$"):
+        learnt().target(["O"], example(["a", "b"]))
+    with pytest.raises(ValueError, match=r"^found 2 tags for 1 word, expected one each$"):
+        learnt().target(["O", "O"], example(["a"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "tags", "split", "hint"),
+    [
+        ("john 's", "B-PER O", "words", "; `split: spaces` would give as many words"),
+        ("a bc", "O O O B-PER", "words", "; `split: characters` would give as many words"),
+        ("a b.", "O O", "characters", "; `split: spaces` would give as many words"),
+        ("a b.", "O O O O", "spaces", "; `split: characters` would give as many words"),
+        ("a b.", "O O O", "spaces", ""),
+        (["john 's", "a", "b"], "O O", "words", ""),  # a list is cut already
+    ],
+)
+def test_the_split_that_would_fit_is_named(text: list[str] | str, tags: str, split: Any, hint: str) -> None:
+    tagging = learnt(split=split)
+    layout = tagging.lay([text], TOKENIZER, 64)
+    (one,) = examples_of(layout, [tagging.kept(text)], None)
+    with pytest.raises(ValueError, match=f"expected one each{re.escape(hint)}$"):
+        tagging.target(tags, one)
+    fitting = hint.split()[2].rstrip("`") if hint else ""
+    if fitting:  # and it does
+        other = learnt(split=fitting)
+        (again,) = examples_of(other.lay([text], TOKENIZER, 64), [text], None)
+        assert len(other.target(tags, again)) == len(tags.split())
 
 
 def test_gold_is_told_as_it_was_learnt() -> None:

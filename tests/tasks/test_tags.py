@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -292,9 +293,32 @@ def test_align_cuts_at_the_right() -> None:
 
 def test_align_refuses() -> None:
     ours = tokenizer()
-    with pytest.raises(ValueError, match=r"^found 2 words and 1 tags, expected as many$"):
+    with pytest.raises(ValueError, match=r"^found 2 words and 1 tag, expected as many$"):
         align(["a", "b"], ["O"], ours)
+    with pytest.raises(ValueError, match=r"^found 1 word and 0 tags, expected as many$"):
+        align(["a"], [], ours)
     with pytest.raises(ValueError, match=r"^expected a list of words, found the text 'ab'$"):
         align("ab", ["O", "O"], ours)
+    with pytest.raises(ValueError, match=r"^expected a list of tags, found the text 'OO'$"):
+        align(["a", "b"], "OO", ours)
     with pytest.raises(InputError, match="max_length 1"):
         align(["a"], ["O"], ours, max_length=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([1, 2], "word 1: found 1, expected a text"),
+        (["a", None], "word 2: found None, expected a text"),
+        ([["a"], "b"], "word 1: found ['a'], expected a text"),
+        (["a", b"b"], "word 2: found b'b', expected a text"),
+    ],
+)
+def test_align_names_a_word_that_is_no_text(words: list[Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        align(words, [1, 2], tokenizer())
+
+
+def test_a_text_is_no_list_of_tags() -> None:
+    with pytest.raises(ValueError, match=r"^expected a list of tags, found the text 'OO'$"):
+        convert("OO", "iob1", "iob2")

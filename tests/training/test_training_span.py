@@ -197,6 +197,25 @@ def test_a_wrong_offset_is_named_with_file_and_row(tiny: "Tiny", command: "Comma
     assert command("train", recipe, "--out", tmp_path / "run", "--quiet", *mended).status == 0
 
 
+def test_an_id_that_two_questions_have(
+    tiny: "Tiny", command: "Command", with_impossible: tuple[mh.Run, dict[str, Any]], tmp_path: Path
+) -> None:
+    questions(tmp_path, "train", 12)
+    content = questions(tmp_path, "dev", 4)
+    content["data"][3]["paragraphs"][0]["qas"][0]["id"] = "dev-1"
+    (tmp_path / "dev.json").write_text(json.dumps(content), encoding="utf-8")
+    recipe = tiny.write(tmp_path / "recipe.yaml", data=str(tmp_path), tasks={"ask": section()})
+    told = command.refused("train", recipe, "--out", tmp_path / "run")
+    assert f"{tmp_path / 'dev.json'}: found the id 'dev-1' twice" in told
+    out = tmp_path / "answers.json"
+    told = command.refused(
+        *("predict", with_impossible[0].folder, "--task", "ask", "--format", "squad"),
+        *(tmp_path / "dev.json", "--out", out),
+    )
+    assert "found the id 'dev-1' twice" in told
+    assert not out.exists()
+
+
 def test_a_table_of_questions(tiny: "Tiny", tmp_path: Path) -> None:
     rows = [
         {"frage": "was it?", "text": "the film was fine", "antwort": [{"text": "fine", "answer_start": 13}]},

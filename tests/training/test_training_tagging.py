@@ -156,8 +156,40 @@ def test_other_numbers_of_words_and_tags(command: "Command", tiny: "Tiny", tmp_p
     path.write_text(json.dumps(tiny.recipe(tasks={"ner": task})), encoding="utf-8")
     said = command.refused("train", path, "--out", tmp_path / "run")
     assert said.startswith(
-        f"error: {bad}, row 2 (line 2), column 'tags': found 1 tags for 2 words, expected one each"
+        f"error: {bad}, row 2 (line 2), column 'tags': found 1 tag for 2 words, expected one each"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.jsonl",
+            '{"words": ["a"], "tags": ["O"]}\n{"words": ["a", "good"], "tags": [0, 1]}\n',
+            "row 2 (line 2), column 'tags': word 1: found 0, expected a tag such as O or B-PER",
+        ),
+        (
+            "a.csv",
+            'words,tags\na good,"[""O"", ""B-UP""]"\n',
+            "row 1 (line 2), column 'tags': found '[\"O\", \"B-UP\"]', a list as text; expected tags with spaces",
+        ),
+        (
+            "b.csv",
+            "words,tags\njohn 's,B-UP O\n",
+            "row 1 (line 2), column 'tags': found 2 tags for 3 words, expected one each; `split: spaces` would",
+        ),
+    ],
+)
+def test_rows_that_are_no_tags_are_named(
+    command: "Command", tiny: "Tiny", tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    bad = tmp_path / name
+    bad.write_text(content, encoding="utf-8")
+    task = {"kind": "tagging", "max_length": 32, "files": {"train": str(bad), "dev": str(bad)}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(tiny.recipe(tasks={"ner": task})), encoding="utf-8")
+    refused = command.refused("train", path, "--out", tmp_path / "run")
+    assert refused.startswith(f"error: {bad}, {said}")
 
 
 def test_types_that_training_has_not_seen(

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from manyheads.evidence.ensemble import Ensemble
 
-_AT_ONCE = 4096  # rows that are read, sorted by length and labelled together
-
 # What a prediction may add to a row. An input column with one of these names is written as `input.NAME`.
 ADDED = ("label", "score", "value", "truncated", "tokens_dropped")
+
+_AT_ONCE = 4096  # rows that are read, sorted by length and labelled together
 
 
 def predict(
@@ -27,7 +27,9 @@ def predict(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="INPUT", help="csv, tsv, jsonl, json or parquet; - is standard input.", show_default=False
+            metavar="INPUT",
+            help="csv, tsv, jsonl, json, parquet, CoNLL or SQuAD file; - is standard input.",
+            show_default=False,
         ),
     ] = None,
     task: Annotated[
@@ -46,7 +48,8 @@ def predict(
     read_as: Annotated[
         str | None,
         typer.Option(
-            "--format", help="The input's format: csv, tsv, jsonl, json, parquet; default: by name."
+            "--format",
+            help="The input's format: csv, tsv, jsonl, json, parquet, conll, squad; default: by name.",
         ),
     ] = None,
     write_as: Annotated[
@@ -115,7 +118,7 @@ def predict(
         dialect = Dialect.model_validate({"format": read_as} if read_as else {})
     except ValidationError:
         raise InputError(
-            f"--format {read_as!r}: expected one of the formats of the recipe's `read`"
+            f"--format {read_as!r}: expected one of csv, tsv, jsonl, json, parquet, conll, squad"
         ) from None
     name = "standard input" if source == "-" else source
     given = sys.stdin.buffer if source == "-" else Path(source)
@@ -130,13 +133,18 @@ def predict(
                 row.values | {ours: row.values[its] for ours, its in zip(kind.columns, columns, strict=True)},
             )
 
-    def filled(row: Row, cells: dict[str, Any], prediction: Prediction) -> dict[str, Any]:
+    def filled(row: Row, cells: dict[str, Any], dropped: int) -> dict[str, Any]:
         if not probabilities:
             cells = {key: value for key, value in cells.items() if not key.startswith("p:")}
-        taken = {*ADDED, *cells}
-        values = {f"input.{key}" if key in taken else key: value for key, value in row.values.items()}
-        cut = {"truncated": prediction.truncated, "tokens_dropped": prediction.tokens_dropped}
-        return values | cells | cut
+        added = cells | {"truncated": dropped > 0, "tokens_dropped": dropped}
+        ours = {*ADDED, *added}
+        values: dict[str, Any] = {}
+        for key, value in row.values.items():
+            name = key
+            while name in ours or (name != key and name in row.values):
+                name = f"input.{name}"
+            values[name] = value
+        return values | added
 
     def inputs() -> Iterator[Any]:
         place: Row | None = None
@@ -169,8 +177,11 @@ def predict(
 
     def predicted() -> Iterator[dict[str, Any]]:
         for _, prediction in answered():
-            for cells in kind.cells(prediction):
-                yield filled(waiting.popleft(), cells, prediction)
+            rows_of = kind.cells(prediction)
+            several = len(prediction.dropped) == len(rows_of) > 1
+            lost = prediction.dropped if several else [prediction.tokens_dropped] * len(rows_of)
+            for cells, dropped in zip(rows_of, lost, strict=True):
+                yield filled(waiting.popleft(), cells, dropped)
 
     stream = predicted()
     first = next(stream, None)

@@ -27,7 +27,10 @@ _SPACES = re.compile(
 
 
 class Sentence(NamedTuple):
-    """One sentence: its number, counted from 1, the line it begins in, and its columns."""
+    """One sentence: its number, counted from 1, the line it begins in, and its columns.
+
+    Its words stand in lines one after the other: word w, counted from 0, in line `line + w`.
+    """
 
     number: int
     line: int
@@ -35,35 +38,50 @@ class Sentence(NamedTuple):
 
 
 def read_conll(
-    lines: Iterator[str], *, file: str, columns: Sequence[str] | None = None, delimiter: str | None = None
+    lines: Iterator[str],
+    *,
+    file: str,
+    columns: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    need: Sequence[str] = (),
 ) -> tuple[list[str], Iterator[Sentence]]:
     """The names of a row's columns, and the sentences as they are asked for.
 
     `columns` names all columns of a line from the left; a column named '' is left out. Without it the first is
     `words` and the last, where there are two or more, `tags`. `delimiter` stands between fields; without it that is
-    the tab where the first line of words has one, else any number of spaces and tabs.
+    the tab where the first line of words has one, else any number of spaces and tabs. `need` are columns that the
+    caller will ask for.
 
-    Raises InputError, which names the line, where a line has not as many fields as the first.
+    Raises InputError, which names the line, where a line has not as many fields as the first, and where the first
+    has one and `need` more.
     """
     leading: list[str] = []
     delimiter_is_known = delimiter is not None
-    width = 0
-    first_line = 0
+    width, first_line, first = 0, 0, ""
     for number, line in enumerate(lines, start=1):
         leading.append(line)
         if _is_word(line):
             if not delimiter_is_known and "\t" in line:
                 delimiter = "\t"
-            width, first_line = len(_fields(line, delimiter)), number
+            width, first_line, first = len(_fields(line, delimiter)), number, line.strip()
             break
+    hint = _another_delimiter(first) if width == 1 else ""
     if columns is None:
+        wanted = [name for name in dict.fromkeys(need) if name != DOCUMENT]
+        if width == 1 and len(wanted) > 1:
+            raise InputError(
+                f"found 1 column in {shown(first)}, expected one for each of {', '.join(map(repr, wanted))}{hint}",
+                file=file,
+                line=first_line,
+            )
         names = {WORDS: 0} | ({TAGS: width - 1} if width != 1 else {})
     else:
         names = {name: place for place, name in enumerate(columns) if name}
         if width and width != len(columns):
             named = ", ".join(map(repr, columns))
             raise InputError(
-                f"found {_counted(width)}, expected {len(columns)} ({named}); `columns` names all from the left",
+                f"found {_counted(width)}, expected {len(columns)} ({named}); `columns` names all from the left"
+                f"{hint}",
                 file=file,
                 line=first_line,
             )
@@ -123,6 +141,11 @@ def _is_blank(line: str) -> bool:
 def _fields(line: str, delimiter: str | None) -> list[str]:
     bare = line.rstrip("\r\n")
     return bare.split(delimiter) if delimiter is not None else _SPACES.split(bare.strip(" \t"))
+
+
+def _another_delimiter(line: str) -> str:
+    """A hint for a line that was taken for one field although it may hold several."""
+    return "; is the `delimiter` another one, or the `format`?" if re.search(r".[ \t,;|].", line) else ""
 
 
 def _counted(fields: int) -> str:

@@ -24,7 +24,7 @@ from manyheads.errors import InputError
 
 __all__ = ["EncodedRows", "Lays", "Place", "TokenCache", "encode_rows", "file_fingerprint"]
 
-_LAYOUT = 3  # raise when what is written below changes
+_LAYOUT = 4  # raise when what is written below changes
 _AT_ONCE = 1000
 
 
@@ -84,6 +84,8 @@ class EncodedRows:
     places: list[Place]
     unlabelled: list[Place]
     inputs: list[Any] | None = None
+    members: list[list[int]] | None = None
+    """The numbers of the rows that each example was made of; None: of one row each."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -97,6 +99,17 @@ class EncodedRows:
     def dropped(self) -> NDArray[np.int64]:
         """[n] tokens that were cut of each example."""
         return self.layout.dropped_of_examples
+
+    def dropped_of(self, example: int) -> list[int]:
+        """Tokens that were cut of each sequence of an example."""
+        end = int(self._ends[example])
+        found: list[int] = self.layout.dropped[end - int(self.layout.counts[example]) : end].tolist()
+        return found
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """[n] one beyond the last sequence of each example."""
+        return np.cumsum(self.layout.counts, dtype=np.int64)
 
     @property
     def truncated(self) -> int:
@@ -133,6 +146,7 @@ class EncodedRows:
             [self.places[row] for row in chosen],
             self.unlabelled,
             None if self.inputs is None else [self.inputs[row] for row in chosen],
+            None if self.members is None else [self.members[row] for row in chosen],
         )
 
 
@@ -266,6 +280,7 @@ def _examples(
 ) -> Iterator[tuple[Place, Any, Any]]:
     """(place, input, target value) of each labelled example; what is wrong with a row is an InputError."""
     place = Place(source, 0, None)
+    taken: list[int] = []  # the rows that no example has yet
 
     def labelled() -> Iterator[tuple[Place, dict[str, Any]]]:
         nonlocal place
@@ -274,12 +289,19 @@ def _examples(
             if target is not None and _blank(row.values[target]):
                 table.unlabelled.append(place)
                 continue
+            taken.append(row.number)
             yield place, row.values
 
     try:
+        begun = False
         for at, values in kind.gather(labelled()):
-            place = at
+            if begun:  # the example before has the rows up to this one's first
+                table.members.append([row for row in taken if row < at.row])
+                taken[:] = [row for row in taken if row >= at.row]
+            place, begun = at, True
             yield at, kind.input(values), None if target is None else values[target]
+        if begun:
+            table.members.append(taken)
     except InputError:  # of the file itself
         raise
     except ValueError as error:
@@ -308,6 +330,7 @@ class _Writer:
         self.files: list[str] = []
         self.places: list[tuple[int, int, int | None]] = []
         self.values: list[Any] = []
+        self.members: list[list[int]] = []
         self.kept = kept
         self.inputs: list[Any] | None = None if kept is None else []
         self.unlabelled: list[Place] = []
@@ -339,6 +362,7 @@ class _Writer:
                     array.astype(dtype).tofile(file)
 
     def finish(self, labelled: bool) -> EncodedRows:
+        members = self.members if any(len(one) != 1 for one in self.members) else None
         if self.folder is not None:
             for name, parts in self.sequences.items():
                 np.save(self.folder / f"{name}.npy", np.concatenate(parts))
@@ -346,6 +370,7 @@ class _Writer:
                 "places": self.places,
                 "values": self.values if labelled else None,
                 "inputs": self.inputs,
+                "members": members,
                 "marked": self.marked,
                 "unlabelled": [
                     [self.files.index(place.file), place.row, place.line] for place in self.unlabelled
@@ -359,6 +384,7 @@ class _Writer:
             [Place(self.files[file], row, line) for file, row, line in self.places],
             self.unlabelled,
             self.inputs,
+            members,
         )
 
 
@@ -380,4 +406,5 @@ def _open(folder: Path, files: Sequence[str]) -> EncodedRows:
         [Place(files[file], row, line) for file, row, line in table["places"]],
         [Place(files[file], row, line) for file, row, line in table["unlabelled"]],
         table["inputs"],
+        table["members"],
     )

@@ -28,15 +28,22 @@ def table(content: object) -> tuple[list[str], list[dict[str, Any]]]:
 
     A row's `answers` are a list of {text, answer_start}, offsets in code points of the context; the list is empty
     for a question that the context does not answer (`is_impossible`, by which only SQuAD 2.0 says so too). A question
-    without the key `answers` has None there: nothing is known of it. Where no question has answers and none says that
-    it is impossible, as in a test set, the columns `answers` and `is_impossible` are left out.
+    that has no key `answers` and is not said to be impossible has None there: nothing is known of it. Where no
+    question has answers and none says that it is impossible, as in a test set, the columns `answers` and
+    `is_impossible` are left out.
 
-    Raises QuestionError for an object of another shape.
+    Raises QuestionError for an object of another shape or without questions, and where `is_impossible` contradicts
+    the answers: true beside some, or false beside an empty list in a file that is no test set.
     """
     rows: list[dict[str, Any]] = []
     labelled = False
+    unsaid: QuestionError | None = None
     for title, context, asked, place in _asked(content):
         number = len(rows) + 1
+        name = asked.get("id")
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise QuestionError(f"{place}.id is {shown(name)}, expected a text", number)
+        called = f"{place} (id {shown(str(name))})"
         answers = _answers(asked, place, number)
         impossible = asked.get("is_impossible")
         if impossible is not None and not isinstance(impossible, bool):
@@ -44,15 +51,26 @@ def table(content: object) -> tuple[list[str], list[dict[str, Any]]]:
                 f"{place}.is_impossible is {shown(impossible)}, expected true or false", number
             )
         if impossible and answers:
-            raise QuestionError(f"{place} has answers, but 'is_impossible' is true", number)
+            raise QuestionError(
+                f"{called} has answers, but 'is_impossible' is true; expected one of the two", number
+            )
+        if impossible is False and answers == [] and unsaid is None:
+            unsaid = QuestionError(
+                f"{called} has no answers, but 'is_impossible' is false; expected an answer, or true", number
+            )
+        if impossible and answers is None:
+            answers = []
         labelled |= bool(answers) or impossible is True
-        name = asked.get("id")
-        if not isinstance(name, str | int) or isinstance(name, bool):
-            raise QuestionError(f"{place}.id is {shown(name)}, expected a text", number)
         question = _text(asked, "question", place, number)
         values = (str(name), title, question, context, answers, answers == [])
         rows.append(dict(zip(COLUMNS, values, strict=True)))
+    if not rows:
+        raise QuestionError("no questions: no paragraph of the articles under 'data' has one in its 'qas'")
     if labelled:
+        if (
+            unsaid is not None
+        ):  # in a test set such a question only stands for one whose answers are kept back
+            raise unsaid
         return list(COLUMNS), rows
     for row in rows:
         for name in _LABELS:

@@ -270,11 +270,12 @@ class Encoder(nn.Module):
     def encode(self, ragged: Ragged, *, all_layers: bool = False, words: Tensor | None = None) -> States:
         """The states of a ragged batch; `words` [T, H] may stand in for the word vectors (SMART, explanations)."""
         x = self.embeddings(ragged, words)
-        kept = [x]
+        kept = [x] if all_layers else []
         for layer in self.layers:
             x = layer(x, ragged)
-            kept.append(x)
-        return States(x, ragged, self.pooler, tuple(kept) if all_layers else ())
+            if all_layers:
+                kept.append(x)
+        return States(x, ragged, self.pooler, tuple(kept))
 
     def forward(
         self,

@@ -26,7 +26,7 @@ Scores = dict[str, dict[str, dict[str, float]]]
 class Ensemble:
     """Models that have the same tasks with the same labels; one alone answers as itself.
 
-    The mean is taken of probabilities and of values, each model reading the texts with its own tokenizer and lengths
+    The mean is taken of probabilities and of values (of a span's raw scores), each model reading the texts with its own tokenizer and lengths
     (Devlin et al. 2019 report such ensembles of seven runs in table 2). Kinds that answer for pieces of a text need
     models that cut it into the same pieces.
     """
@@ -58,21 +58,18 @@ class Ensemble:
         return predictions_of(kind, outputs, found[0][1], inputs)
 
     def _mean(self, kind: Kind, task: str, found: Sequence[tuple[Rows, Layout]]) -> Rows:
-        outputs, layout = found[0]
+        first, layout = found[0]
         if len(found) == 1:
-            return outputs
-        total = None
-        for (one, its), model, called in zip(found, self.models, self.names, strict=True):
+            return first
+        for (_, its), called in zip(found, self.names, strict=True):
             if not _same_pieces(layout, its):
                 raise InputError(
                     f"task {task!r} answers for pieces of a text, and {called} cuts it into others than "
                     f"{self.names[0]} (another vocabulary or other lengths)"
                 )
-            its_kind = model.task(task).kind
-            answers = kind.aligned(its_kind.answers(one.double()), its_kind)
-            total = answers if total is None else total + answers
-        assert total is not None
-        return kind.from_answers(total / len(found), outputs.double())  # type: ignore[no-any-return]
+        kinds = [model.task(task).kind for model in self.models]
+        outputs = [(its, one) for its, (one, _) in zip(kinds, found, strict=True)]
+        return kind.mean(outputs)  # type: ignore[no-any-return]
 
 
 def evaluate_runs(

@@ -89,7 +89,8 @@ def best(
 
     `positions` [P], increasing, are the tokens that may begin or end an answer; the scores are those of these
     tokens [P], or of all tokens of the sequence [L]. The result's start and end are positions, end ≥ start, and
-    the span has at most `max_answer_length` tokens. A score of −inf rules its token out.
+    the span has at most `max_answer_length` tokens. A score of −inf rules its token out. Tensors may have any type of
+    number, on any device.
 
     Raises ValueError where no span is left, or the lengths do not fit.
     """
@@ -106,11 +107,13 @@ def nbest(
     max_answer_length: int = 30,
     count: int = 20,
 ) -> list[Scored]:
-    """The `count` best spans (fewer where there are fewer), best first; otherwise as `best`.
+    """The `count` best spans (fewer where there are fewer, none where there is none), best first; otherwise as `best`.
 
     All spans are looked at, not only those of the best starts and ends.
     """
-    at = np.asarray(positions if not isinstance(positions, Tensor) else positions.cpu())
+    if count < 1:
+        raise ValueError(f"count: expected 1 or more, found {count}")
+    at = _numbers(positions)
     if at.ndim != 1 or (at.size and not np.issubdtype(at.dtype, np.integer)):
         raise ValueError(f"positions: expected whole numbers in one row, found {at.dtype} {list(at.shape)}")
     at = at.astype(np.int64)
@@ -141,10 +144,17 @@ def nbest(
     ]
 
 
+def _numbers(given: Scores | range) -> NDArray[Any]:
+    """As an array; fractions in float64, since numpy has not all of torch's types (bfloat16)."""
+    if not isinstance(given, Tensor):
+        return np.asarray(given)
+    plain = given.detach().cpu()
+    return np.asarray((plain.double() if plain.is_floating_point() else plain).numpy())
+
+
 def _of_positions(scores: Scores, positions: NDArray[np.int64]) -> NDArray[np.float64]:
     """[P] the scores of the positions, given for them or for all tokens."""
-    plain = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores
-    values = np.asarray(plain, dtype=np.float64)
+    values = np.asarray(_numbers(scores), dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"scores: expected one number for each token, found the shape {list(values.shape)}")
     if len(values) != len(positions):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
@@ -99,6 +100,8 @@ class Prediction:
     """Whether the input was cut to the task's `max_length`."""
     tokens_dropped: int = 0
     """How many tokens were cut."""
+    dropped: tuple[int, ...] = ()
+    """How many of each candidate's sequence, for kinds that are given several."""
     spans: tuple[Span, ...] = ()
     """Pieces of the text, for kinds that point into it."""
     tokens: tuple[Tagged, ...] = ()
@@ -226,6 +229,9 @@ class Kind(ABC, Generic[O]):
     def target(self, value: object, example: Example | None = None) -> float | Sequence[float]:
         """The number or numbers that stand for a row's target value; ValueError says what was found and expected."""
 
+    def note(self, split: str, examples: Sequence[Example]) -> None:
+        """Look once at the examples of a split, after their targets; ValueError for what does not belong together."""
+
     def teaches(self, value: object) -> bool:
         """Whether anything can be learnt from a training row with this target value. Here: always."""
         return True
@@ -245,6 +251,10 @@ class Kind(ABC, Generic[O]):
     def loss(self, outputs: O, targets: Tensor) -> Tensor:
         """Mean loss over the batch, a scalar. Targets are hard, or soft as `soft` gives them."""
 
+    def counted(self, targets: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[n] how much each example counts in the mean that `loss` takes; `sizes` are its target numbers. Here: 1."""
+        return np.ones(len(sizes))
+
     @abstractmethod
     def soft(self, targets: Tensor, outputs: O | None = None) -> Tensor:
         """Hard targets in the form of a model's answers to the same examples: one-hot rows, or values [B]."""
@@ -261,6 +271,16 @@ class Kind(ABC, Generic[O]):
     @abstractmethod
     def from_answers(self, answers: Tensor, outputs: O) -> O:
         """Outputs in the form of `outputs` that say these answers."""
+
+    def mean(self, several: Sequence[tuple["Kind", O]]) -> O:
+        """Outputs that say what several models say on average, each given with its own kind; in float64.
+
+        Here: the mean of their answers.
+        """
+        exact: list[tuple[Kind, Any]] = [(kind, one) for kind, one in several]
+        answers = [self.aligned(kind.answers(one.double()), kind) for kind, one in exact]
+        found: O = self.from_answers(torch.stack(answers).mean(0), exact[0][1].double())
+        return found
 
     @abstractmethod
     def aligned(self, answers: Tensor, teacher: "Kind") -> Tensor:

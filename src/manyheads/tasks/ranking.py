@@ -15,6 +15,7 @@ from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from manyheads.encoder.grouped import Grouped
+from manyheads.encoder.layout import sums
 from manyheads.errors import nearest, shown
 from manyheads.formulas.metrics import ranking as metrics
 from manyheads.tasks.candidates import CandidateKind, Candidates, CandidateSettings, texts_of
@@ -78,6 +79,7 @@ class Ranking(CandidateKind):
     def __init__(self, settings: RankingSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
         self._unanswered = 0
+        self._again = 0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -177,9 +179,15 @@ class Ranking(CandidateKind):
         return worth
 
     def remarks(self) -> list[str]:
-        if not self._unanswered:
-            return []
-        return [f"{self._unanswered:,} queries of train have no relevant candidate and are left out"]
+        said = []
+        if self._unanswered:
+            said.append(f"{self._unanswered:,} queries of train have no relevant candidate and are left out")
+        if self._again:
+            said.append(
+                f"{self._again:,} queries come back after others and are examples of their own; sort the rows by query "
+                "to rank all candidates of one together"
+            )
+        return said
 
     def _relevant(self, value: object) -> bool | None:
         """Whether a relevance means relevant; None if it is none at all."""
@@ -192,6 +200,17 @@ class Ranking(CandidateKind):
         return _name(value).strip() == positive.strip() or (
             number is not None and number == _number(positive)
         )
+
+    def counted(self, targets: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Queries with a relevant candidate."""
+        return (sums(targets > 0, sizes) > 0).astype(np.float64)
+
+    def note(self, split: str, examples: Sequence[Example]) -> None:
+        seen: set[str] = set()
+        for one in examples:
+            query = one.input[0]
+            self._again += query in seen
+            seen.add(query)
 
     def soft(self, targets: Tensor, outputs: Grouped | None = None) -> Tensor:
         assert outputs is not None

@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from manyheads.encoder.grouped import Grouped
-from manyheads.encoder.layout import Layout
+from manyheads.encoder.layout import Layout, sums
 from manyheads.encoder.tokenizer import Tokenizer
-from manyheads.errors import shown
+from manyheads.errors import InputError, shown
 from manyheads.formulas import spans
 from manyheads.formulas.metrics import squad
 from manyheads.tasks.head import Head
@@ -250,6 +250,14 @@ class Answering(Kind[Grouped]):
             found += [first - start + 1, last - start + 1] if inside else [0, 0]
         return [float(one) for one in found]
 
+    def note(self, split: str, examples: Sequence[Example]) -> None:
+        """ValueError where two questions that are answered have the same id: a file {id: text} would answer one for
+        both. Of the training rows no such file is written."""
+        if split == "train":
+            return
+        if twice := _twice([example.input["id"] for example in examples]):
+            raise ValueError(twice)
+
     def _place(self, answers: Sequence[tuple[str, int]], asked: Asked) -> tuple[int, int] | None:
         """(start, end) in the context of the first answer that can be found there; ValueError where one may not be
         looked for."""
@@ -307,6 +315,10 @@ class Answering(Kind[Grouped]):
         starts = torch.from_numpy(np.cumsum(outputs.sizes) - outputs.sizes).to(places.device)
         return starts[:, None] + places.clamp(min=0), places[:, 0] >= 0
 
+    def counted(self, targets: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Windows of which something is known."""
+        return sums(targets.reshape(-1, 2)[:, 0] >= 0, sizes // 2).astype(np.float64)
+
     def soft(self, targets: Tensor, outputs: Grouped | None = None) -> Tensor:
         """One-hot columns over each window; zeros where nothing is known of it."""
         assert outputs is not None
@@ -325,6 +337,14 @@ class Answering(Kind[Grouped]):
         """Log-probabilities: windows compare by them as well, since one without the answer points at [CLS]."""
         least = torch.finfo(answers.dtype).tiny  # the log-odds of no answer stay finite
         return outputs.with_rows(answers.clamp(min=least).log())
+
+    def mean(self, several: Sequence[tuple[Kind, Grouped]]) -> Grouped:
+        """The mean of their scores, row by row: by scores windows are compared, and on their scale is τ.
+
+        From probabilities of a window it could not be said which window the answer stands in.
+        """
+        rows = [self.aligned(outputs.rows.double(), kind) for kind, outputs in several]
+        return several[0][1].with_rows(torch.stack(rows).mean(0))
 
     def aligned(self, answers: Tensor, teacher: Kind) -> Tensor:
         """A teacher must read in the same windows (and with the same tokenizer)."""
@@ -493,10 +513,12 @@ class Answering(Kind[Grouped]):
         self, predictions: Sequence[Prediction], examples: Sequence[Example] | None
     ) -> dict[str, Any]:
         """{question id: answer}, and for SQuAD 2.0 {question id: log-odds of no answer}: what the official scripts
-        take. Nothing where a question has no id."""
+        take. Nothing where a question has no id; InputError where two have the same."""
         names = [example.input["id"] for example in examples or ()]
         if not names or None in names:
             return {}
+        if twice := _twice(names):
+            raise InputError(twice)
         pairs = list(zip(names, predictions, strict=True))
         files: dict[str, Any] = {".json": {name: one.label for name, one in pairs}}
         if self.no_answer:
@@ -506,6 +528,20 @@ class Answering(Kind[Grouped]):
 
 def _called(asked: Asked) -> str:
     return "" if asked["id"] is None else f"question {asked['id']}: "
+
+
+def _twice(names: Sequence[str | None]) -> str:
+    """What is wrong with questions' ids, of which any may be missing; "" where no two are the same."""
+    seen = set[str]()
+    for name in names:
+        if name is not None and name in seen:
+            return (
+                f"found the id {shown(name)} twice, expected one of its own for each question: predictions are "
+                "written under it; the task's 'id' names its column"
+            )
+        if name is not None:
+            seen.add(name)
+    return ""
 
 
 def _is_empty(value: object) -> bool:

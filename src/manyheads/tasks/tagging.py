@@ -39,6 +39,7 @@ __all__ = ["Tagging", "TaggingSettings"]
 P = TypeVar("P")
 
 _MOST_LABELS = 1000  # more tags than this are almost surely not tags
+_SPACED = re.compile(r"\S+")
 # Words of a text that only lends context: CJK characters, runs of letters, single signs, as BERT sees them.
 _WORD = re.compile(
     "[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -105,6 +106,17 @@ class TaggingSettings(KindSettings):
             if not types_of(self.labels, "bioes"):
                 raise ValueError("'labels' expects tags such as O and B-PER, found none of an entity")
         return self
+
+
+class _TagError(ValueError):
+    """What is wrong with a sentence's tags: `word` is the number of the word in the sentence, `index` that of the
+    sentence in what was to be learnt; both from 0, None where they are not known."""
+
+    index: int | None = None
+
+    def __init__(self, message: str, word: int | None = None) -> None:
+        super().__init__(message if word is None else f"word {word + 1}: {message}")
+        self.word = word
 
 
 class _Framed(NamedTuple):
@@ -305,23 +317,26 @@ class Tagging(Kind[Grouped]):
             case "characters":
                 return [Word(sign, place, place + 1) for place, sign in enumerate(sentence)]
             case "spaces":
-                return [Word(found[0], *found.span()) for found in re.finditer(r"\S+", sentence)]
+                return [Word(found[0], *found.span()) for found in _SPACED.finditer(sentence)]
         found = tokenizer.words(sentence)
         return found if sentence.isascii() else [_with_accents(word, sentence) for word in found]
 
     # ---- what it learns ----
 
     def learn(self, values: Sequence[object]) -> None:
+        """The types and the scheme. What is no tag is left to `target`; where it leaves nothing to learn, the
+        ValueError tells of the first such value, and has its number, from 0, as `index`."""
         if self._learnt:
             return
         known = []
-        wrong: ValueError | None = None
-        for value in values:
+        wrong: _TagError | None = None
+        for index, value in enumerate(values):
             try:
                 tags = self._tags(value)
-                types_of(tags, "bioes")
-            except ValueError as error:  # `target` refuses it with its row
-                wrong = wrong or error
+                _check(tags, "bioes")
+            except _TagError as error:
+                if wrong is None:
+                    wrong, error.index = error, index
                 continue
             known.append(tags)
         if self.settings.scheme == "auto":
@@ -329,8 +344,7 @@ class Tagging(Kind[Grouped]):
         if not self.labels:
             types = sorted({type_ for tags in known for type_ in types_of(tags, "bioes")})
             if not types:
-                none = "expected tags such as O and B-PER, found none of an entity"
-                raise ValueError(f"{none}; {wrong}" if wrong else none)
+                raise wrong or ValueError("expected tags such as O and B-PER, found none of an entity")
             if len(types) > _MOST_LABELS:
                 raise ValueError(
                     f"expected tags, found {len(types)} different types such as {shown(types[0])}"
@@ -342,12 +356,14 @@ class Tagging(Kind[Grouped]):
         return {"labels": list(self.labels), "scheme": self.scheme}
 
     def target(self, value: object, example: Example | None = None) -> list[float]:
-        """The numbers of the words' labels."""
+        """The numbers of the words' labels. A ValueError about one word has its number, from 0, as `word`."""
         tags = self._tags(value)
-        if example is not None and len(tags) != int(example.sizes.sum()):
+        if example is not None and len(tags) != (words := int(example.sizes.sum())):
+            found = f"{len(tags)} tag{'s' * (len(tags) != 1)} for {words} word{'s' * (words != 1)}"
             raise ValueError(
-                f"found {len(tags)} tags for {int(example.sizes.sum())} words, expected one each"
+                f"found {found}, expected one each{self._better_split(example.input, len(tags))}"
             )
+        _check(tags, self.scheme)
         numbers = []
         for place, label in enumerate(convert(tags, self.scheme, self.settings.inside)):
             number = self._number.get(label)
@@ -355,22 +371,35 @@ class Tagging(Kind[Grouped]):
                 known = types_of(self.labels, self.settings.inside)
                 type_ = parted(label, self.settings.inside)[1]
                 expected = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-                raise ValueError(
-                    f"word {place + 1}: found {shown(tags[place])}, expected one of the types {expected}"
-                    f"{nearest(type_, known)}"
+                raise _TagError(
+                    f"found {shown(tags[place])}, expected one of the types {expected}{nearest(type_, known)}",
+                    word=place,
                 )
             numbers.append(float(number))
         return numbers
 
+    def _better_split(self, one: Any, tags: int) -> str:
+        """A hint at the `split` that gives a text as many words as it has tags, if one does."""
+        text = _words_in(one)
+        if not isinstance(text, str):
+            return ""
+        words = {"spaces": len(_SPACED.findall(text)), "characters": len(text)}
+        fitting = [split for split in words if words[split] == tags and split != self.settings.split]
+        return f"; `split: {fitting[0]}` would give as many words" if fitting else ""
+
     def _tags(self, value: object) -> list[str]:
-        """The tags as the file writes them, numbers by their names; ValueError for what are none."""
+        """The tags as the file writes them, numbers by their names; _TagError for what are none."""
         if isinstance(value, str):
+            if value.lstrip().startswith("["):
+                raise _TagError(
+                    f"found {shown(value)}, a list as text; expected tags with spaces between them"
+                )
             return value.split()
         if not isinstance(value, list | tuple):
-            raise ValueError(f"found {'null' if value is None else shown(value)}, expected a list of tags")
+            raise _TagError(f"found {'null' if value is None else shown(value)}, expected a list of tags")
         names = self.settings.labels
         tags = []
-        for place, tag in enumerate(value, start=1):
+        for place, tag in enumerate(value):
             if isinstance(tag, str):
                 tags.append(tag)
             elif isinstance(tag, int) and not isinstance(tag, bool) and names and 0 <= tag < len(names):
@@ -381,9 +410,8 @@ class Tagging(Kind[Grouped]):
                     expected = (
                         f"a number below {len(names)}" if names else f"{expected} ('labels' names numbers)"
                     )
-                raise ValueError(
-                    f"word {place}: found {'null' if tag is None else shown(tag)}, expected {expected}"
-                )
+                found = "null" if tag is None else shown(tag)
+                raise _TagError(f"found {found}, expected {expected}", word=place)
         return tags
 
     def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
@@ -403,6 +431,10 @@ class Tagging(Kind[Grouped]):
             return outputs.rows.sum()
         soft = targets.ndim == 2
         return F.cross_entropy(outputs.rows, targets.to(outputs.rows.dtype) if soft else targets.long())
+
+    def counted(self, targets: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Words."""
+        return sizes.astype(np.float64)
 
     def soft(self, targets: Tensor, outputs: Grouped | None = None) -> Tensor:
         return F.one_hot(targets.long(), len(self.labels)).to(targets.dtype)
@@ -528,6 +560,15 @@ class Tagging(Kind[Grouped]):
 
 
 # ---- sentences ----
+
+
+def _check(tags: Sequence[str], scheme: Scheme) -> None:
+    """_TagError, with the word, for what is no tag of the scheme."""
+    for place, tag in enumerate(tags):
+        try:
+            parted(tag, scheme)
+        except ValueError as error:
+            raise _TagError(str(error), word=place) from None
 
 
 def _words_in(one: Any) -> list[str] | str:

@@ -63,8 +63,9 @@ def convert(tags: Sequence[str], source: Scheme, target: Scheme) -> list[str]:
     """The tags of a sentence in another scheme.
 
     A sequence that `source` could not have written is read as conlleval reads it (`formulas.metrics.entities`), and
-    comes out well formed. ValueError for what is no tag.
+    comes out well formed. ValueError for what is no tag, and for a text in place of a list.
     """
+    _refuse_text(tags, "tags")
     return written(entities(tags, source), len(tags), target)
 
 
@@ -209,12 +210,17 @@ def align(
     The first piece of a word has the word's tag (names or numbers, as they are given); all other tokens have -100,
     which torch's cross entropy leaves out (Devlin et al. 2019, section 5.3). A word that the tokenizer sees nothing
     in is one [UNK], so that no tag is lost. What goes beyond `max_length` tokens is cut at the right.
-    ValueError where the numbers of words and tags differ.
+    ValueError where the numbers of words and tags differ, for a text in place of a list, and for a word that is no
+    text, which it counts from 1.
     """
-    if isinstance(words, str):
-        raise ValueError(f"expected a list of words, found the text {shown(words)}")
+    _refuse_text(words, "words")
+    _refuse_text(tags, "tags")
+    for number, word in enumerate(words, start=1):
+        if not isinstance(word, str):
+            raise ValueError(f"word {number}: found {shown(word)}, expected a text")
     if len(words) != len(tags):
-        raise ValueError(f"found {len(words)} words and {len(tags)} tags, expected as many")
+        counts = f"{len(words)} word{'s' * (len(words) != 1)} and {len(tags)} tag{'s' * (len(tags) != 1)}"
+        raise ValueError(f"found {counts}, expected as many")
     room = room_for_text(max_length, paired=False)
     pieces = pieces_of(words, tokenizer)
     ids: list[int] = []
@@ -224,3 +230,9 @@ def align(
         ids += found
         labels += [tag, *[_NO_LABEL] * (len(found) - 1)]
     return [tokenizer.cls_id, *ids[:room], tokenizer.sep_id], [_NO_LABEL, *labels[:room], _NO_LABEL]
+
+
+def _refuse_text(found: object, expected: str) -> None:
+    """A text would pass for a list of its letters."""
+    if isinstance(found, str):
+        raise ValueError(f"expected a list of {expected}, found the text {shown(found)}")

@@ -99,9 +99,15 @@ def write_predictions(path: Path, kind: Kind, split: Split, outputs: Rows) -> No
         for i, (place, prediction) in enumerate(zip(places, predictions, strict=True)):
             cells = kind.cells(prediction)
             gold = [[]] * len(cells) if values is None else [[one] for one in kind.told(values[i])]
-            cut = str(bool(split.rows.dropped[i])).lower()
-            for at, (one, meant) in enumerate(zip(cells, gold, strict=True)):
-                start: list[object] = ([place.file] if several else []) + [place.row + at]
+            members = [place.row] if split.rows.members is None else split.rows.members[i]
+            if len(members) != len(cells):  # a row that holds a list of candidates
+                members = [place.row] * len(cells)
+            dropped = split.rows.dropped_of(i)
+            if len(dropped) != len(cells):
+                dropped = [sum(dropped)] * len(cells)
+            for row, one, meant, lost in zip(members, cells, gold, dropped, strict=True):
+                start: list[object] = ([place.file] if several else []) + [row]
+                cut = str(lost > 0).lower()
                 writer.writerow([*start, *meant, *(one[name] for name in names), cut])
     for ending, content in kind.official(predictions, split.examples).items():
         write_json(path.with_name(path.stem + ending), content)

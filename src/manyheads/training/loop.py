@@ -206,11 +206,12 @@ def _step(
         for draw in round_
     ]
     done = _Done({}, {}, {draw.task: len(draw.rows) for draw, _ in drawn})
+    weights = {draw.task: weight for draw, weight in drawn}
     surgery = Surgery(network) if recipe.gradients.surgery == "pcgrad" and len(done.sizes) > 1 else None
     progress = number / max(1, plan.total - 1)
     for share in range(recipe.schedule.accumulate):
         micro = [
-            (draw.task, rows, weight * len(rows) / len(draw.rows))
+            (draw.task, rows, weight * _part_of(material.tasks[draw.task], rows, draw.rows))
             for draw, weight in drawn
             if len(rows := _share(draw.rows, share, recipe.schedule.accumulate))
         ]
@@ -229,8 +230,8 @@ def _step(
             if surgery is not None:
                 surgery.put_aside(some[0][0])
             done.tokens += 0 if parts[0].vectors is not None else ragged.tokens
-            for task, rows, _ in some:
-                part = losses[task] * len(rows) / done.sizes[task]
+            for task, _, weight in some:
+                part = losses[task] * weight / weights[task]
                 done.losses[task] = done.losses.get(task, 0.0) + part
             for name, value in terms.items():
                 done.terms[name] = done.terms.get(name, 0.0) + value
@@ -399,6 +400,20 @@ def _set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, tota
     factor = optim.DECAYS[recipe.schedule.decay](step, total, recipe.schedule.warmup_steps(total))
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def _part_of(task: TaskData, rows: Any, whole: Any) -> float:
+    """How much some rows count among all that were drawn, so that their mean losses add up to the mean of all."""
+    if len(rows) == len(whole):
+        return 1.0
+    split = task.splits["train"]
+
+    def counted(some: Any) -> float:
+        sizes = np.ones(len(some), dtype=np.int64) if split.sizes is None else split.sizes[some]
+        return float(task.kind.counted(split.targets_of(some), sizes).sum())
+
+    total = counted(whole)
+    return counted(rows) / total if total else len(rows) / len(whole)
 
 
 def _share(rows: Any, number: int, shares: int) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manyheads.data.encode import EncodedRows, TokenCache, encode_rows, file_fingerprint
+from manyheads.data.encode import EncodedRows, Place, TokenCache, encode_rows, file_fingerprint
 from manyheads.data.hub import read_hub
 from manyheads.data.read import Row, column_names, read_rows
 from manyheads.data.select import rows_of_part, sampled
@@ -130,7 +130,10 @@ def load_task(
             try:
                 kind.learn(rows.values)
             except ValueError as error:
-                raise InputError(f"tasks.{name}: {error}", file=sources[0][0], column=target) from None
+                index: int | None = getattr(error, "index", None)  # which of the values, if it is one
+                if index is None:
+                    raise InputError(f"tasks.{name}: {error}", file=sources[0][0], column=target) from None
+                raise _at(rows.places[index], str(error), target) from None
             learnt = True
         if split == "train" and rows.values is not None:
             worth = np.flatnonzero([kind.teaches(value) for value in rows.values])
@@ -139,6 +142,7 @@ def load_task(
             chosen = sampled(len(rows), section.sample[split], section.sample_seed, f"{name}/{split}")
             rows = rows.take(chosen)
         found[split] = Split(rows, *_targets(rows, kind))
+        _look(kind, found[split], split, sources[0][0])
     return TaskData(name, section, kind, found)
 
 
@@ -224,11 +228,27 @@ def _targets(rows: EncodedRows, kind: Kind) -> tuple[NDArray[np.float64] | None,
         try:
             found.append(kind.target(value, examples[i]))
         except ValueError as error:
-            place = rows.places[i]
-            raise InputError(
-                str(error), file=place.file, row=place.row, line=place.line, column=kind.target_column
-            ) from None
+            raise _at(rows.places[i], str(error), kind.target_column) from None
     if all(isinstance(one, float) for one in found):
         return np.array(found, dtype=np.float64), None
     each = [np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in found]
     return np.concatenate(each), np.array([len(one) for one in each], dtype=np.int64)
+
+
+def _look(kind: Kind, split: Split, name: str, file: str) -> None:
+    """Let the kind look at the split as a whole; a dev split by which nothing can be measured is an InputError."""
+    if split.examples is not None:
+        try:
+            kind.note(name, split.examples)
+        except ValueError as error:
+            raise InputError(str(error), file=file) from None
+    if name == "dev" and split.targets is not None:
+        sizes = np.ones(len(split), dtype=np.int64) if split.sizes is None else split.sizes
+        if not kind.counted(split.targets, sizes).any():
+            raise InputError(
+                "no row of the dev split can be measured by", file=file, column=kind.target_column
+            )
+
+
+def _at(place: Place, message: str, column: str | None) -> InputError:
+    return InputError(message, file=place.file, row=place.row, line=place.line, column=column)
