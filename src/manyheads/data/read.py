@@ -715,7 +715,7 @@ def _read_conll(given: _Input) -> tuple[list[str], Iterator[Row]]:
     lines = _lines(given.stream, dialect.encoding)
     try:
         names, sentences = read_conll(
-            lines, file=given.file, columns=dialect.columns, delimiter=dialect.delimiter
+            lines, file=given.file, columns=dialect.columns, delimiter=dialect.delimiter, need=given.need
         )
     except _DamageError as damage:
         raise damage.at(given.file) from damage
