@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manyheads.data import mixing
+    from manyheads.encoder import clean
     from manyheads.encoder.bert import Encoder
     from manyheads.encoder.tokenizer import Tokenizer
     from manyheads.errors import InputError, ManyheadsError, WorkError
     from manyheads.evidence.compare import compare
     from manyheads.evidence.study import study
-    from manyheads.formulas import distill, gradients, metrics, optim, smart, spans, statistics
+    from manyheads.formulas import distill, gradients, metrics, mlm, optim, smart, spans, statistics
     from manyheads.model import Model
     from manyheads.recipe import Recipe
     from manyheads.run import Run, load
@@ -33,12 +34,14 @@ __all__ = [
     "Stopped",
     "Tokenizer",
     "WorkError",
+    "clean",
     "compare",
     "distill",
     "gradients",
     "load",
     "metrics",
     "mixing",
+    "mlm",
     "optim",
     "smart",
     "spans",
@@ -61,12 +64,14 @@ _HOMES = {
     "Stopped": "training.loop",
     "Tokenizer": "encoder.tokenizer",
     "WorkError": "errors",
+    "clean": "encoder",
     "compare": "evidence.compare",
     "distill": "formulas",
     "gradients": "formulas",
     "load": "run",
     "metrics": "formulas",
     "mixing": "data",
+    "mlm": "formulas",
     "optim": "formulas",
     "smart": "formulas",
     "spans": "formulas",
@@ -75,7 +80,10 @@ _HOMES = {
     "tags": "tasks",
     "train": "training.loop",
 }
-_MODULES = ("distill", "gradients", "metrics", "mixing", "optim", "smart", "spans", "statistics", "tags")
+_MODULES = (
+    *("clean", "distill", "gradients", "metrics", "mixing", "mlm", "optim", "smart", "spans", "statistics"),
+    "tags",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ import manyheads as mh
 from manyheads.data.encode import TokenCache
 from manyheads.data.read import Row
 from manyheads.data.select import part_of, rows_of_part, sampled
-from manyheads.evidence.ensemble import evaluate_runs
+from manyheads.evidence.answered import evaluate_runs
 from manyheads.training.splits import TaskData, load_task
 
 if TYPE_CHECKING:

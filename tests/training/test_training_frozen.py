@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import manyheads as mh
 from manyheads.encoder.bert import Encoder
 from manyheads.encoder.ragged import Ragged
-from manyheads.evidence.ensemble import evaluate_runs
+from manyheads.evidence.answered import evaluate_runs
 from manyheads.model import Network
 from manyheads.run import Run
 from manyheads.tasks.head import plain

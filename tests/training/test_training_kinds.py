@@ -12,7 +12,8 @@ import torch
 
 import manyheads as mh
 from manyheads.encoder.checkpoint import load_file
-from manyheads.evidence.ensemble import Ensemble, evaluate_runs
+from manyheads.evidence.answered import evaluate_runs
+from manyheads.evidence.ensemble import Ensemble
 from manyheads.run import Run
 from manyheads.tasks import KINDS
 from manyheads.training.journal import Journal
@@ -339,7 +340,7 @@ def test_the_predictions_file_of_a_ranking_names_the_rows(
     tiny: "Tiny", sections: dict[str, Any], together: Run, tmp_path: Path
 ) -> None:
     """A row without a relevance is left out, and those after it keep their numbers; what is cut is told of each."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"query": "a", "candidate": "the film", "relevance": 1},
         {"query": "a", "candidate": "rome", "relevance": ""},
         {"query": "a", "candidate": "the " * 90, "relevance": 0},

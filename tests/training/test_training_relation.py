@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import manyheads as mh
-from manyheads.evidence.ensemble import evaluate_runs
+from manyheads.evidence.answered import evaluate_runs
 from manyheads.run import Run
 from manyheads.tasks.heads.relation import RelationHead
 

@@ -20,6 +20,7 @@ from manyheads.cli.quickstart import quickstart
 from manyheads.cli.schema import schema
 from manyheads.cli.study import study
 from manyheads.cli.train import train
+from manyheads.cli.vocab import vocab
 from manyheads.errors import InputError, ManyheadsError, WorkError
 
 __all__ = ["COMMANDS", "main"]
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask,
     "study": study,
     "compare": compare,
+    "vocab": vocab,
     "quickstart": quickstart,
     "schema": schema,
 }

@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from manyheads.errors import InputError, shown
 from manyheads.files import replacing, write_json
 
-__all__ = ["load", "load_file", "read_shape", "save", "save_weights", "write_tensors"]
+__all__ = [
+    "load",
+    "load_file",
+    "load_pretraining",
+    "pretraining_weights",
+    "read_shape",
+    "save",
+    "save_weights",
+    "write_tensors",
+]
 
 # theirs → ours; {i} is the number of a layer. Three of theirs make one of ours where they end in a list.
 NAMES: dict[str, str] = {
@@ -37,6 +46,22 @@ NAMES: dict[str, str] = {
     "encoder.layer.{i}.output.dense.*": "layers.{i}.feedforward.down.*",
     "encoder.layer.{i}.output.LayerNorm.*": "layers.{i}.feedforward.norm.*",
     "pooler.dense.*": "pooler.dense.*",
+}
+
+# The heads of pre-training: theirs → ours, with the head's name in front of its parameter's. The product with the
+# vocabulary is that of the word embeddings, and is not written a second time.
+HEAD_NAMES: dict[str, str] = {
+    "cls.predictions.transform.dense.*": "masked_lm.dense.*",
+    "cls.predictions.transform.LayerNorm.*": "masked_lm.norm.*",
+    "cls.predictions.bias": "masked_lm.bias",
+    "cls.seq_relationship.*": "next_sentence.output.*",
+}
+# What transformers calls a model with these heads.
+ARCHITECTURES: dict[frozenset[str], str] = {
+    frozenset(): "BertModel",
+    frozenset({"masked_lm"}): "BertForMaskedLM",
+    frozenset({"next_sentence"}): "BertForNextSentencePrediction",
+    frozenset({"masked_lm", "next_sentence"}): "BertForPreTraining",
 }
 
 # config.json → Shape
@@ -60,6 +85,14 @@ def their_names(layers: int) -> Iterator[tuple[str, str, int | None]]:
                 left, right = (one.replace("{i}", str(number)).replace("*", part) for one in (theirs, ours))
                 third = re.search(r"\[(\d)\]$", right)
                 yield left, right.split("[")[0], int(third[1]) if third else None
+
+
+def their_head_names() -> Iterator[tuple[str, str, str]]:
+    """(their name, our head, its parameter) for every tensor of the heads of pre-training."""
+    for theirs, ours in HEAD_NAMES.items():
+        for part in ("weight", "bias") if "*" in theirs else ("",):
+            head, _, parameter = ours.replace("*", part).partition(".")
+            yield theirs.replace("*", part), head, parameter
 
 
 def read_shape(folder: Path) -> dict[str, Any]:
@@ -150,19 +183,67 @@ def load(encoder: nn.Module, folder: Path) -> None:
                 target.zero_()
 
 
-def save(encoder: nn.Module, shape: Mapping[str, Any], folder: Path) -> None:
-    """Write `folder`/config.json and `folder`/model.safetensors under Hugging Face's names."""
+def pretraining_weights(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The heads of pre-training in `folder`: `masked_lm`, `next_sentence` → {our parameter's name: tensor}.
+
+    A head that is not there has no entry. Raises InputError for a head with a tensor missing, and for one whose
+    product with the vocabulary is not that of the word embeddings.
+    """
+    return _head_tensors(*_all_tensors(folder))
+
+
+def load_pretraining(heads: Mapping[str, nn.Module], folder: Path) -> tuple[str, ...]:
+    """Fill heads, by the names that `pretraining_weights` gives them, from `folder`; returns which were there.
+
+    A head that the folder lacks is left as it is. Raises InputError for a shape that does not fit.
+    """
+    tensors, source = _all_tensors(folder)
+    found = _head_tensors(tensors, source)
+    chosen = tuple(name for name in heads if name in found)
+    for theirs, name, parameter in their_head_names():
+        if name in chosen:
+            tensor, target = found[name][parameter], heads[name].get_parameter(parameter)
+            if tensor.shape != target.shape:
+                raise InputError(
+                    f"{theirs}: the weights have shape {list(tensor.shape)}, the model asks for "
+                    f"{list(target.shape)}",
+                    file=source,
+                )
+            with torch.no_grad():
+                target.copy_(tensor)
+    return chosen
+
+
+def save(
+    encoder: nn.Module,
+    shape: Mapping[str, Any],
+    folder: Path,
+    heads: Mapping[str, nn.Module] | None = None,
+) -> None:
+    """Write `folder`/config.json and `folder`/model.safetensors under Hugging Face's names.
+
+    With `heads` (`masked_lm`, `next_sentence` or both) it is the folder of a model with these heads, such as
+    transformers' BertForPreTraining, whose encoder `load` reads as well.
+    """
+    heads = heads or {}
+    unknown = sorted(set(heads) - {head for _, head, _ in their_head_names()})
+    if unknown:
+        raise ValueError(f"no head of pre-training is called {unknown[0]!r}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot be made a folder ({error.strerror})", file=folder) from None
     own = encoder.state_dict()
     theirs: dict[str, Tensor] = {}
+    prefix = "bert." if heads else ""  # of the encoder's names in a model with heads
     for name, ours, third in their_names(int(shape["layers"])):
         tensor = own[ours]
-        theirs[name] = _part(tensor, third)
+        theirs[prefix + name] = _part(tensor, third)
+    for name, head, parameter in their_head_names():
+        if head in heads:
+            theirs[name] = heads[head].get_parameter(parameter)
     config = {
-        "architectures": ["BertModel"],
+        "architectures": [ARCHITECTURES[frozenset(heads)]],
         "model_type": "bert",
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.1,
@@ -230,6 +311,31 @@ def _all_tensors(folder: Path) -> tuple[dict[str, Tensor], Path]:
                 tensors |= {_plain(name): tensor for name, tensor in load_file(shard).items()}
             return tensors, index
     raise InputError("no weights here: expected model.safetensors or pytorch_model.bin", file=folder)
+
+
+def _head_tensors(found: Mapping[str, Tensor], source: Path) -> dict[str, dict[str, Tensor]]:
+    """The heads of pre-training among tensors under their plain names; errors name `source`."""
+    found = dict(found)
+    # Some write the bias of the product alone; in transformers the two are one tensor.
+    if "cls.predictions.bias" not in found and "cls.predictions.decoder.bias" in found:
+        found["cls.predictions.bias"] = found["cls.predictions.decoder.bias"]
+    own, words = found.get("cls.predictions.decoder.weight"), found.get("embeddings.word_embeddings.weight")
+    if own is not None and words is not None and not torch.equal(own, words):
+        raise InputError(
+            "cls.predictions.decoder.weight: expected the word embeddings, found a matrix of its own",
+            file=source,
+        )
+    heads: dict[str, dict[str, Tensor]] = {}
+    missing: dict[str, str] = {}
+    for theirs, head, parameter in their_head_names():
+        if theirs in found:
+            heads.setdefault(head, {})[parameter] = found[theirs]
+        else:
+            missing.setdefault(head, theirs)
+    for head in heads:
+        if head in missing:
+            raise InputError(f"the tensor {missing[head]!r} is missing", file=source)
+    return heads
 
 
 def _shards(index: Path) -> list[Path]:

@@ -39,6 +39,10 @@ class ClassificationSettings(TextHeadSettings):
     MT-DNN's network for a packed pair."""
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     """`binary_cross_entropy`: one output through a sigmoid, for tasks with two labels."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """How much a row counts in the loss, by its label: `balanced`, so that every label of the training rows has the
+    same part in it, or `{label: weight}`, where a label that is not named counts 1; default: all alike.
+    The measure `loss` counts so too."""
     measure: Literal["accuracy", "macro_f1", "f1", "matthews"] = "accuracy"
     """The measure that comes first: it chooses the best checkpoint and decides comparisons. `f1` is that of the
     second of two labels."""
@@ -50,6 +54,27 @@ class ClassificationSettings(TextHeadSettings):
         if isinstance(value, list | tuple):
             return tuple(_name(item) for item in value)
         return value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _named_weights(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return {_name(label): weight for label, weight in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if isinstance(self.class_weights, dict):
+            if not self.class_weights:
+                raise ValueError("'class_weights' expects 'balanced' or {label: weight}, found nothing")
+            for label, weight in self.class_weights.items():
+                if not (math.isfinite(weight) and weight > 0):
+                    raise ValueError(
+                        f"'class_weights' expects weights above 0, found {weight} for {shown(label)}"
+                    )
+            if self.labels is not None:
+                _check_weighted(self.class_weights, self.labels)
+        return self
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
@@ -79,10 +104,36 @@ class Classification(TextKind):
         self.settings = settings
         self.labels: tuple[str, ...] = tuple((facts or {}).get("labels") or settings.labels or ())
         self._number = {name: number for number, name in enumerate(self.labels)}
+        weights = (facts or {}).get("class_weights")
+        self.class_weights: tuple[float, ...] | None = None if weights is None else tuple(weights)
+        """The weight of each label in the loss; None: all count alike."""
 
     def learn(self, values: Sequence[object]) -> None:
-        if self.labels:
-            return
+        if not self.labels:
+            self._learn_labels(values)
+        if self.settings.class_weights == "balanced":
+            self.class_weights = self._balanced(values)
+        elif self.settings.class_weights is not None:
+            named = self.settings.class_weights
+            _check_weighted(named, self.labels)
+            self.class_weights = tuple(named.get(label, 1.0) for label in self.labels)
+
+    def _balanced(self, values: Sequence[object]) -> tuple[float, ...]:
+        """n / (k · n_c) of each label c with n_c of the n rows, k labels that occur (King & Zeng 2001; scikit-learn).
+
+        The mean over the rows is 1, and so is the weight of a label that has none: only a teacher speaks of it.
+        """
+        counts = np.zeros(len(self.labels), dtype=np.int64)
+        for value in values:
+            try:
+                counts[int(self.target(value))] += 1
+            except ValueError:
+                continue  # no label; it is refused with its row where the targets are made
+        occurs = counts > 0
+        weights = counts.sum() / (occurs.sum() * np.where(occurs, counts, 1))
+        return tuple(np.where(occurs, weights, 1.0).tolist())
+
+    def _learn_labels(self, values: Sequence[object]) -> None:
         # NaN is no label; `target` refuses it with its row.
         names = {_name(value) for value in values if not (isinstance(value, float) and math.isnan(value))}
         if all(_whole_number(name) is not None for name in names):
@@ -104,7 +155,8 @@ class Classification(TextKind):
         self._number = {name: number for number, name in enumerate(found)}
 
     def facts(self) -> dict[str, Any]:
-        return {"labels": list(self.labels)}
+        found: dict[str, Any] = {"labels": list(self.labels)}
+        return found if self.class_weights is None else {**found, "class_weights": list(self.class_weights)}
 
     def target(self, value: object, example: Example | None = None) -> float:
         name = _name(value)
@@ -130,7 +182,16 @@ class Classification(TextKind):
         return self.settings.loss == "binary_cross_entropy"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy of logits [B, labels] (binary: [B, 1]) with label numbers [B] or probabilities [B, labels]."""
+        """Cross entropy of logits [B, labels] (binary: [B, 1]) with label numbers [B] or probabilities [B, labels].
+
+        With class weights w it is the weighted mean Σ w_c p_c (−log q_c) / Σ w_c p_c over rows and labels, p one-hot
+        for label numbers: what torch's cross entropy is for these, and the same for probabilities that say as much.
+        (For probabilities torch divides by B, so that a soft target would count otherwise than its label.)
+        """
+        if self.class_weights is not None:
+            told = targets if targets.ndim == 2 else self.soft(targets)
+            shares = told.to(outputs.dtype) * outputs.new_tensor(self.class_weights)
+            return -(shares * self._log_probabilities(outputs)).sum() / shares.sum()
         if self._binary:
             second = targets[:, 1] if targets.ndim == 2 else targets
             return F.binary_cross_entropy_with_logits(outputs[:, 0], second.to(outputs.dtype))
@@ -249,6 +310,16 @@ class Classification(TextKind):
 def _name(value: object) -> str:
     """A label as text; booleans as JSON and YAML write them."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_weighted(weights: Mapping[str, float], labels: Sequence[str]) -> None:
+    """ValueError where a weight is for something that is no label."""
+    for label in weights:
+        if label not in labels:
+            known = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
+            raise ValueError(
+                f"'class_weights' names {shown(label)}, expected some of {known}{nearest(label, labels)}"
+            )
 
 
 def _whole_number(name: str) -> int | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 

@@ -6,6 +6,8 @@ from manyheads.tasks.heads.bilstm import BiLSTMHead
 from manyheads.tasks.heads.candidates import CandidatesHead
 from manyheads.tasks.heads.cosine import CosineHead
 from manyheads.tasks.heads.linear import LinearHead
+from manyheads.tasks.heads.masked_lm import MaskedLMHead
+from manyheads.tasks.heads.next_sentence import NextSentenceHead
 from manyheads.tasks.heads.relation import RelationHead
 from manyheads.tasks.heads.span import SpanHead
 from manyheads.tasks.heads.tokens import TokenHead
@@ -18,6 +20,8 @@ HEADS: dict[str, type[Head]] = {
     "candidates": CandidatesHead,
     "cosine": CosineHead,
     "linear": LinearHead,
+    "masked_lm": MaskedLMHead,
+    "next_sentence": NextSentenceHead,
     "relation": RelationHead,
     "span": SpanHead,
     "tokens": TokenHead,

@@ -1,0 +1,102 @@
+"""`manyheads vocab CORPUS…`"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manyheads.cli.options import Quiet
+
+
+def vocab(
+    corpus: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files or folders of documents: txt, jsonl, parquet, csv; .gz of the text ones.",
+            show_default=False,
+        ),
+    ],
+    size: Annotated[int, typer.Option("--size", help="Tokens of the vocabulary, at most.")] = 30522,
+    cased: Annotated[bool, typer.Option("--cased", help="Keep upper case and accents.")] = False,
+    chinese: Annotated[
+        bool, typer.Option("--chinese", help="A token for every Chinese character, however many there are.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("vocabulary"),
+    text: Annotated[
+        str, typer.Option("--text", help="The column with the text, where there are columns.")
+    ] = "text",
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Read only so many documents.", show_default=False)
+    ] = None,
+    min_frequency: Annotated[
+        int, typer.Option("--min-frequency", help="How often a piece must come to get a token.")
+    ] = 2,
+    unused: Annotated[
+        int, typer.Option("--unused", help="Free places [unused1] … after the special tokens.")
+    ] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="A broken document is an error.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a WordPiece vocabulary: a folder that recipes and transformers load as a tokenizer."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from manyheads.data.documents import Documents, DocumentSettings, shards
+    from manyheads.data.sentences import bounded
+    from manyheads.encoder.vocabulary import train_vocabulary
+    from manyheads.errors import InputError
+
+    for name, value, least in (("--limit", limit, 1), ("--unused", unused, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{name}: found {value}, expected {least} or more")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError("the folder exists and is not empty; choose another with --out", file=out)
+    if out.exists() and not out.is_dir():
+        raise InputError("is a file, expected a folder that is new or empty", file=out)
+    documents = Documents(shards(corpus), DocumentSettings(text=text, strict=strict))
+    console = Console(stderr=True, quiet=quiet)
+    passes = given = 0
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    ) as progress:
+        bar = progress.add_task("characters", total=documents.bytes_in_all)
+
+        def texts() -> Iterator[str]:
+            nonlocal passes, given
+            passes += 1
+            progress.reset(bar, description="characters" if passes == 1 else "words")
+            for one in islice(documents, limit):
+                given += 1
+                yield from bounded(one.text)
+                progress.update(bar, completed=documents.bytes_read)
+            progress.update(bar, completed=documents.bytes_in_all)
+            if passes == 2:
+                progress.update(bar, description="merging")
+
+        try:
+            trained = train_vocabulary(
+                texts, size=size, cased=cased, chinese=chinese, min_frequency=min_frequency, unused=unused
+            )
+        except InputError:
+            if documents.problems and not given:  # why there is no text says more than that there is none
+                raise documents.problems[0].error() from None
+            raise
+    trained.tokenizer.save_pretrained(out)
+    if quiet:
+        return
+    typer.echo(f"{out}: {trained.tokenizer.vocab_size:,} tokens from {trained.characters:,} characters")
+    share = trained.unknown / trained.characters
+    hint = "; --chinese gives every Chinese character one" if share > 0.01 and not chinese else ""
+    if trained.unknown:
+        typer.echo(f"{trained.unknown:,} characters ({share:.2%}) have no token and are [UNK]{hint}")
+    if documents.skipped:
+        typer.echo(f"{documents.skipped:,} broken documents were left out", err=True)
+        for problem in documents.problems[:10]:
+            typer.echo(f"  {problem}", err=True)

@@ -1,0 +1,56 @@
+"""BERT's head for masked tokens: a layer, and the product with the word embeddings.
+
+Knows states, marked tokens and the table of word vectors. Must not know texts, which tokens are masked, or losses.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manyheads.encoder.bert import States
+from manyheads.encoder.grouped import Grouped
+from manyheads.encoder.layers import Linear
+from manyheads.tasks.head import Head
+
+__all__ = ["MaskedLMHead"]
+
+
+class MaskedLMHead(Head[Grouped]):
+    """E · LayerNorm(gelu(W x + b)) + c for the state x of each marked token: rows [M, V], a group a sequence, E [V, H]
+    the encoder's word embeddings (Devlin et al. 2019, section 3.1; the layer before the product is that of BERT's
+    own code).
+
+    Nothing is computed for tokens without a mark: of 15% masked tokens the product costs 15%. The encoder's `eps` is
+    that of the LayerNorm here.
+    """
+
+    def __init__(self, words: nn.Embedding, *, eps: float) -> None:
+        super().__init__()
+        # In a tuple the table is not this head's: it is counted and saved once, with the encoder.
+        self._words = (words,)
+        hidden = words.embedding_dim
+        self.dense = Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(words.num_embeddings))
+        self.compute: torch.dtype | None = None
+        """The dtype of the two products; None: the parameters' own."""
+
+    def use(self, compute: torch.dtype | None) -> None:
+        """Choose the dtype of the products, as `Encoder.use` does for the layers."""
+        self.compute = self.dense.compute = compute
+
+    def read(self, states: States) -> Grouped:
+        """[M, H] the states of the marked tokens."""
+        return states.marked()
+
+    def forward(self, vectors: Grouped) -> Grouped:
+        x = self.norm(self.dense.then_gelu(vectors.rows).to(self.norm.weight.dtype))
+        return vectors.with_rows(self._product(x))
+
+    def _product(self, x: Tensor) -> Tensor:
+        (words,) = self._words
+        if self.compute is None or x.dtype is not torch.float32:
+            return F.linear(x, words.weight, self.bias)
+        # Rounded for the product alone: parameters and gradients stay in float32.
+        with torch.autocast(x.device.type, dtype=self.compute):
+            return F.linear(x, words.weight, self.bias)
