@@ -3,11 +3,13 @@
 Knows texts with their candidates, and scores in groups. Must not know which candidate is right, files or the loop.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import field_validator
 from torch import Tensor
 
@@ -111,6 +113,14 @@ class CandidateKind(Kind[Grouped]):
         log_p, log_q = p.log_softmax(), q.log_softmax()
         # Both divergences in one sum: no term of it is negative.
         return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / max(1, len(p.sizes))
+
+    def measure_of(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(sums[..., 1] / sums[..., 0])
+
+    def goodness(self, first_measure: float) -> float:
+        """The measure itself: a mean over examples, from 0 to 1."""
+        return 0.0 if math.isnan(first_measure) else first_measure
 
     def _given(self, one: object, wanted: str) -> tuple[str, list[str]]:
         """(text, candidates) of what a caller hands over."""

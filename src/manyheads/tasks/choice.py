@@ -165,14 +165,6 @@ class Choice(CandidateKind):
         right = targets.long().numpy() == np.array([best for _, best in _chosen(outputs)])
         return np.stack([np.ones_like(right), right], axis=1).astype(np.float64)
 
-    def measure_of(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(sums[..., 1] / sums[..., 0])
-
-    def goodness(self, first_measure: float) -> float:
-        """The accuracy itself."""
-        return 0.0 if math.isnan(first_measure) else first_measure
-
     def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
         """The label, its probability, and each choice's as `p:NUMBER`; all as one list where rows hold lists."""
         said = {"label": prediction.label, "score": prediction.score}

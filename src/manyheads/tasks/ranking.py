@@ -260,14 +260,6 @@ class Ranking(CandidateKind):
         each = metrics.average_precisions(_queries(outputs, targets))
         return np.stack([~np.isnan(each), np.nan_to_num(each)], axis=1).astype(np.float64)
 
-    def measure_of(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(sums[..., 1] / sums[..., 0])
-
-    def goodness(self, first_measure: float) -> float:
-        """The mean average precision itself."""
-        return 0.0 if math.isnan(first_measure) else first_measure
-
     def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
         """For each candidate's row its probability and its rank, from 1; for a row with a list the best candidate, its
         probability, the candidates' numbers, from 0 and best first, and their probabilities."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from manyheads.encoder.bert import States
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layers import Linear, dropout, keep_mask
+from manyheads.encoder.layout import sums
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.layer_choice import LAYERS, Layers, chosen
 
@@ -68,8 +69,7 @@ class AnswerNetworkHead(Head[Grouped]):
         """
         own = chosen(states, self.layers)
         ragged = own.ragged
-        ends = np.concatenate([[0], np.cumsum(ragged.segment_ids.cpu().numpy(), dtype=np.int64)])
-        second = np.diff(ends[np.concatenate([[0], np.cumsum(ragged.lengths)])])
+        second = sums(ragged.segment_ids.cpu().numpy(), ragged.lengths)
         if not second.all():
             raise ValueError("expected pairs packed in one sequence each, found a sequence of one segment")
         sizes = np.stack([ragged.lengths - second, second], 1).ravel()
