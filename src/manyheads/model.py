@@ -5,7 +5,7 @@ Knows texts, tasks and the folder that holds a model. Must not know training, ru
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from manyheads.encoder import checkpoint, precision
 from manyheads.encoder.bert import Encoder, States
-from manyheads.encoder.layout import Layout
+from manyheads.encoder.grouped import Grouped
+from manyheads.encoder.layout import Layout, in_pieces
 from manyheads.encoder.ragged import Ragged
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError, nearest, shown
 from manyheads.files import write_json
 from manyheads.tasks import KINDS, Kind, Prediction
+from manyheads.tasks.documents import DocumentKind
 from manyheads.tasks.head import Head, Rows, joined, ordered, plain, regrouped
 from manyheads.tasks.heads.relation import Relation, RelationHead
 from manyheads.tasks.kind import examples_of
 
-__all__ = ["Model", "Network", "Task", "predictions_of", "ragged_batches"]
+__all__ = ["Model", "Network", "Task", "predictions_of", "ragged_batches", "read_in_pieces", "whole"]
 
 _TOKENS_AT_ONCE = 4096  # of one forward pass: enough for full products, little enough for the caches
 _TEXTS_AT_ONCE = 4096  # that are tokenised, sorted by length and held in memory together
@@ -47,20 +49,48 @@ class Task:
 
 
 class Network(nn.Module):
-    """The parameters: one encoder, a head for each task, called by the task's name, and the layer that some share."""
+    """The parameters: one encoder, a head for each task, called by the task's name, and the layer that some share.
 
-    def __init__(self, encoder: Encoder, heads: Mapping[str, Head], relation: Relation | None = None) -> None:
+    `head_of` names tasks without a head of their own, and whose they use.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        heads: Mapping[str, Head],
+        relation: Relation | None = None,
+        head_of: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.relation = relation
+        self.head_of = dict(head_of or {})
         # A task may be called "keys" or "training"; as attributes of a ModuleDict such names would clash.
         self.heads = nn.ModuleDict({f"task {name}": head for name, head in heads.items()})
 
     def head(self, task: str) -> Head:
         """The head of a task."""
-        head = self.heads[f"task {task}"]
+        head = self.heads[f"task {self.head_of.get(task, task)}"]
         assert isinstance(head, Head)
         return head
+
+    def use(self, *, compute: torch.dtype | None = None, attention: str | None = None) -> "Network":
+        """Choose the dtype of large matrix products (None: the parameters' own) and the attention backend."""
+        self.encoder.use(compute=compute, attention=attention)
+        for head in self.heads.values():
+            assert isinstance(head, Head)
+            head.use(compute)
+        return self
+
+    @property
+    def in_checkpoint(self) -> dict[str, Head]:
+        """The heads that a checkpoint of BERT has, under its names for them; of two of a name the first."""
+        found: dict[str, Head] = {}
+        for head in self.heads.values():
+            assert isinstance(head, Head)
+            if head.in_checkpoint is not None:
+                found.setdefault(head.in_checkpoint, head)
+        return found
 
     def named_head_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(`TASK.parameter`, parameter) of all heads; `relation/parameter` of the layer that some share."""
@@ -109,7 +139,7 @@ class Model:
         self.precision = precision_name or self.precision
         chosen = precision.choose(self.precision, self.device)
         self.network.to(chosen.parameters)
-        self.network.encoder.use(compute=chosen.compute, attention=attention)
+        self.network.use(compute=chosen.compute, attention=attention)
         return self
 
     @property
@@ -209,8 +239,13 @@ class Model:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the model's folder: encoder and tokenizer as transformers reads them, and the heads."""
-        self.network.encoder.save_pretrained(folder)
+        """Write the model's folder: encoder and tokenizer as transformers reads them, and the heads.
+
+        Heads that BERT was pre-trained with stand beside the encoder, where transformers' BertForPreTraining (or
+        BertForMaskedLM) looks for them.
+        """
+        encoder = self.network.encoder
+        checkpoint.save(encoder, asdict(encoder.shape), folder, self.network.in_checkpoint)
         self.tokenizer.save_pretrained(folder)
         checkpoint.save_weights(dict(self.network.named_head_parameters()), folder / "heads.safetensors")
         relation = self.network.relation
@@ -226,6 +261,7 @@ class Model:
                     "facts": task.kind.facts(),
                     "max_length": task.max_length,
                     "related": isinstance(self.network.head(task.name), RelationHead),
+                    "head_of": self.network.head_of.get(task.name),
                 }
                 for task in self.tasks.values()
             },
@@ -246,12 +282,18 @@ class Model:
         if tokenizer.fingerprint != described.get("tokenizer"):
             raise InputError("the tokenizer beside it is not the one the heads were trained with", file=path)
         tasks, heads, relation = [], {}, _relation(described, encoder.shape.hidden, path)
+        head_of: dict[str, str] = {}
         for name, told in described["tasks"].items():
             task = _task(name, told, path)
             tasks.append(task)
+            if isinstance(task.kind, DocumentKind):
+                task.kind.bind(tokenizer)
+            if told.get("head_of") in described["tasks"]:
+                head_of[name] = told["head_of"]
+                continue
             shared = relation if told.get("related") else None
-            heads[name] = task.kind.build_head(encoder.shape.hidden, 0.0, shared)
-        network = Network(encoder, heads, relation)
+            heads[name] = task.kind.build_head(encoder.shape.hidden, 0.0, shared, encoder)
+        network = Network(encoder, heads, relation, head_of)
         weights_path = folder / "heads.safetensors"
         weights = checkpoint.load_file(weights_path)
         with torch.no_grad():
@@ -307,16 +349,20 @@ class Model:
         shared = _Shared.of(list(laid.values()))
         heads = [self.network.head(task.name) for task in tasks]
         deep = any(head.all_layers for head in heads)
-        order, batches = ragged_batches(shared.layout.lengths_of_examples)
+        cut, pieces = shared.layout, None
+        if shared.places is None:
+            cut, pieces = read_in_pieces(shared.layout, heads)
+        order, batches = ragged_batches(cut.lengths_of_examples)
         parts: list[list[Rows]] = [[] for _ in tasks]
         for begin, end in batches:
             some = order[begin:end]
-            layout = shared.layout.take(some)
+            layout = cut.take(some)
             ragged = Ragged.of_layout(layout).to(self.device)
             states = self.network.encoder.encode(ragged, all_layers=deep)
             for number, (task, head) in enumerate(zip(tasks, heads, strict=True)):
                 own = shared.of_task(number, some, layout)
-                mine = laid[task.name].take(some)
+                mine = laid[task.name]
+                mine = (mine if pieces is None else replace(mine, counts=cut.counts)).take(some)
                 marks = None if mine.marks is None else torch.from_numpy(mine.marks).to(self.device)
                 counts = mine.counts.astype(np.int64)
                 outputs: Rows = head(head.read(states.select(own, marks, counts)))
@@ -324,7 +370,7 @@ class Model:
         back = np.argsort(order, kind="stable")
         found: dict[str, tuple[Rows, Layout]] = {}
         for task, some_outputs in zip(tasks, parts, strict=True):
-            outputs = ordered(joined(some_outputs), back)
+            outputs = whole(ordered(joined(some_outputs), back), pieces)
             numbers = plain(outputs)
             if numbers.dtype is torch.bfloat16:
                 outputs = regrouped(numbers.float(), outputs)
@@ -423,6 +469,20 @@ def ragged_batches(
         batches.append((begin, end))
         begin = end
     return order, batches
+
+
+def read_in_pieces(layout: Layout, heads: Sequence[Head]) -> tuple[Layout, NDArray[np.int64] | None]:
+    """The examples as they go through the encoder, and [n] how many pieces each is: a text in hundreds of windows
+    would take as many times the memory of others. Whole (and None) where a head reads sequences together."""
+    return in_pieces(layout, _TOKENS_AT_ONCE) if all(head.apart for head in heads) else (layout, None)
+
+
+def whole(outputs: Rows, pieces: NDArray[np.int64] | None) -> Rows:
+    """Outputs of the examples from those of their pieces."""
+    if pieces is None:
+        return outputs
+    assert isinstance(outputs, Grouped)  # as `Head.apart` says
+    return outputs.merged(pieces)
 
 
 def _given(inputs: Iterable[Input], tasks: Sequence[Task], name: str) -> Iterator[dict[str, Any]]:

@@ -418,3 +418,33 @@ def test_memory_mapped_not_read(large: Chunks) -> None:
     assert isinstance(large.corpus.ids, np.memmap)
     assert isinstance(large.bounds, np.memmap)
     assert os.path.samefile(large.bounds.filename or "", large.corpus.folder / "chunks-40" / "bounds.bin")
+
+
+# ---- parts and cleaning ----
+
+
+def test_parts_are_told_by_the_text_and_make_up_the_whole(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file, turned = tmp_path / "a.txt", tmp_path / "b.txt"
+    texts = [f"w{2 * number} w{2 * number + 1}" for number in range(300)]
+    file.write_text("\n\n".join(texts), encoding="utf-8")
+    turned.write_text("\n\n".join(reversed(texts)), encoding="utf-8")
+    shares = {"dev": 0.2, "test": 0.1}
+    parts = {name: build_corpus([file], tokenizer, part=(name, shares)) for name in ("train", "dev", "test")}
+    ids = {name: set(corpus.ids.tolist()) for name, corpus in parts.items()}
+    assert sum(corpus.documents for corpus in parts.values()) == 300
+    assert len(set.union(*ids.values())) == sum(map(len, ids.values())) == 600
+    low, high = stats.binom.interval(1 - 1e-9, 300, 0.2)
+    assert low <= parts["dev"].documents <= high
+    other = build_corpus([turned], tokenizer, part=("dev", shares))
+    assert set(other.ids.tolist()) == ids["dev"]
+
+
+def test_lines_are_cleaned_one_by_one(tmp_path: Path) -> None:
+    own = Tokenizer([*SPECIAL, "在", "台", "湾", "好", "http"])
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"text": "在臺灣 http://t.cn/x\n好"}), encoding="utf-8")
+    plain = build_corpus([file], own, language="lines")
+    clean = build_corpus([file], own, language="lines", clean="weibo")
+    assert [own.id_to_token(int(one)) for one in clean.ids] == ["在", "台", "湾", "好"]
+    assert clean.sentences == 2
+    assert len(plain.ids) > len(clean.ids)

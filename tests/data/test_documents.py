@@ -219,3 +219,16 @@ def test_readers_share_without_overlap(
 def test_a_reader_that_is_none_of_them_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 2 of 2"):
         Documents([], rank=2, world=2)
+
+
+def test_a_format_that_the_name_does_not_say(tmp_path: Path) -> None:
+    rows = [{"content": "one"}, {"content": "two\nlines"}]
+    whole, lines = tmp_path / "posts.txt", tmp_path / "posts.dump"
+    whole.write_text(json.dumps(rows), encoding="utf-8")
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for file, format in ((whole, "json"), (lines, "jsonl")):
+        settings = DocumentSettings.model_validate({"format": format, "text": "content"})
+        documents = Documents(shards([file], any_name=True), settings)
+        assert [one.text for one in documents] == ["one", "two\nlines"]
+    with pytest.raises(InputError, match="unknown kind of file"):
+        shards([lines])

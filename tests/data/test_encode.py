@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from manyheads.data.encode import EncodedRows, Place, TokenCache, encode_rows, file_fingerprint
-from manyheads.data.read import Row
+from manyheads.data.read import Row, read_rows
 from manyheads.encoder.tokenizer import SPECIAL, Tokenizer
 from manyheads.errors import InputError
 from manyheads.tasks.classification import Classification, ClassificationSettings
+from manyheads.tasks.tagging import Tagging, TaggingSettings
 
 WORDS = ["the", "film", "was", "good", "bad", "and", "long", "very", "short", "a", "story", "of"]
 TEXTS = [" ".join(WORDS[number % 7 : number % 7 + 1 + number % 9]) for number in range(23)]
@@ -152,6 +153,46 @@ def test_several_files_are_one_split(cache: TokenCache) -> None:
         agrees(encoded, tokenizer()(TEXTS, max_length=8), range(23))
         assert encoded.places[4] == Place("x.csv", 5, 6)
         assert encoded.places[5] == Place("y.csv", 1, 2)
+
+
+def test_a_word_of_a_conll_file_has_a_line_of_its_own(cache: TokenCache, tmp_path: Path) -> None:
+    """In memory, written into the cache and found there; beside a file whose rows have one line each."""
+    path = tmp_path / "a.conll"
+    path.write_text("\n\nthe O\nfilm O\n\n-DOCSTART- O\n\ngood B-X\nfilm I-X\nof O\n")
+    other = Source([Row(1, 1, {"words": ["a", "film"], "tags": ["O", "O"]})], "b.jsonl")
+    sources: list[tuple[str, Callable[[], Iterator[Row]]]] = [
+        (str(path), lambda: read_rows(path)),
+        (other.name, other),
+    ]
+    plain: dict[str, Any] = {"target": "tags", "tokenizer": tokenizer(), "max_length": 8}
+    for _ in range(2):
+        for settings in (plain, {**plain, "cache": cache, "key": 1}):
+            encoded = encode_rows(sources, kind=Tagging(TaggingSettings()), **settings)
+            assert [place.line for place in encoded.places] == [3, 8, 1]
+            for place, lines in zip(encoded.places, [[3, 4], [8, 9, 10], [1, 1]], strict=True):
+                assert [place.of_word(word).line for word in range(len(lines))] == lines
+                assert place.of_word(None) == place
+    assert other.reads == 3  # the cache had it the second time
+
+
+def test_an_error_about_a_word_names_its_line(tmp_path: Path) -> None:
+    class Refusing(Tagging):  # type: ignore[misc]
+        def input(self, values: Any) -> Any:
+            error = ValueError("word 3: found it")
+            error.word = 2  # type: ignore[attr-defined]
+            raise error
+
+    path = tmp_path / "a.conll"
+    path.write_text("\ngood B-X\nfilm I-X\nof O\n")
+    for rows, line in ((lambda: read_rows(path), 4), (lambda: iter([Row(1, 2, {"words": ["a"]})]), 2)):
+        with pytest.raises(InputError, match=rf"a\.conll, row 1 \(line {line}\): word 3: found it$"):
+            encode_rows(
+                [("a.conll", rows)],
+                kind=Refusing(TaggingSettings()),
+                target=None,
+                tokenizer=tokenizer(),
+                max_length=8,
+            )
 
 
 def test_a_split_without_labels(cache: TokenCache) -> None:

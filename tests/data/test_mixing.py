@@ -451,7 +451,7 @@ class TestStages:
         [
             ([], "stages: found [], expected a list with at least one stage"),
             ("para", "stages: found 'para', expected a list with at least one stage"),
-            (["para"], "stage 1: found 'para', expected {tasks, schedule, epochs}"),
+            (["para"], "stage 1: found 'para', expected {tasks, schedule, epochs or steps}"),
             ([{}, {}], "stage 1: epochs missing: only the last stage may be without end"),
             ([{"epochs": 0}], "stage 1: epochs: found 0, expected a whole number of at least 1"),
             ([{"epochs": 1}, {"epoch": 1}], "stage 2: unknown setting 'epoch'; did you mean 'epochs'?"),

@@ -680,8 +680,24 @@ def test_json_with_a_trailing_comma(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('[{"a": 1}\n {"a": 2}]', "line 2: not JSON: found no ',' or ']' after an item (character 2)"),
-        ('[{"a": 1}', "line 1: not JSON: found no ',' or ']' after an item (character 10)"),
+        ('[{"a": 1}\n {"a": 2}]', "line 2: not JSON: found no ',' or ']' after item 1 (character 2)"),
+        (
+            '[{"a": 1}',
+            "line 1: not JSON: the text ends after item 1, before the ']' of the array (character 10)",
+        ),
+        (
+            '[{"a": 1},\n{"a":\n "b',
+            "row 2 (line 3): not JSON: Unterminated string starting at (character 2); "
+            "the text ends within the item, which begins in line 2",
+        ),
+        (
+            '[\n{"a": 1},\n',
+            "row 2 (line 3): not JSON: Expecting value (character 1); the text ends before the item",
+        ),
+        (
+            '[{"a": 1},\n{"a":\n 1 "b": 2}]',
+            "row 2 (line 3): not JSON: Expecting ',' delimiter (character 4); expected an object",
+        ),
         ('[{"a": 1}] x', "line 1: not JSON: text after the array (character 12)"),
         ('"text"', "line 1: not JSON: found no array (character 1)"),
         ("[", "row 1 (line 1): not JSON: Expecting value (character 2)"),
@@ -697,9 +713,43 @@ def test_json_that_is_no_array_of_objects(write: Write, content: str, said: str)
 def test_a_json_line_that_is_no_object(write: Write) -> None:
     said = refusal(write("a.jsonl", '{"a": 1}\n\n["b"]\n'))
     assert said == "a.jsonl, row 2 (line 3): found ['b'], expected an object {…}"
-    said = refusal(write("b.jsonl", '{"a": 1}\n{"a": 1,\n'))
+    said = refusal(write("b.jsonl", '{"a": 1}\n{"a" 1}\n'))
     assert said.startswith("b.jsonl, row 2 (line 2): not JSON: ")
     assert said.endswith("expected one object a line")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        # The place is one of the line that is named: character 2 of "{", not the first of the next line.
+        (
+            "a.json",
+            '{\n "a": 1\n}\n',
+            "(character 2); expected an array of objects, or one object a line; the line ends",
+        ),
+        (
+            "a.jsonl",
+            '{"a":\r\n1}\r\n',
+            "(character 6); expected one object a line; the line ends within its object",
+        ),
+        (
+            "a.jsonl",
+            '{"a": "x\ny"}\n',
+            "(character 7); expected one object a line; the line ends within its object",
+        ),
+        (
+            "a.jsonl",
+            '[{"a": 1},\n{"a": 2}]\n',
+            "(character 11); expected one object a line; an array over several",
+        ),
+        ("a.jsonl", '{"a": 1} {"a": 2}\n', "Extra data (character 10); expected one object a line"),
+    ],
+)
+def test_a_json_line_that_breaks_off(write: Write, name: str, content: str, said: str) -> None:
+    found = refusal(write(name, content))
+    assert found.startswith(f"{name}, row 1 (line 1): not JSON: ")
+    assert said in found
+    assert ("; the line ends" in found) == ("; the line ends" in said)
 
 
 @pytest.mark.parametrize(("name", "form"), [("a.jsonl", "{}\n{}"), ("a.json", "[{},\n{}]")])

@@ -132,7 +132,7 @@ def test_values_of_other_types() -> None:
         "list": '["é", 1]',
         "day": datetime.date(2020, 2, 1),
         "flag": False,
-        "vector": "[1, 2]",
+        "vector": [1, 2],
     }
 
 
@@ -197,6 +197,82 @@ def test_parquet_of_mixed_types_names_row_and_column(
     monkeypatch.setattr("manyheads.data.write._ROW_GROUP", group)
     with pytest.raises(InputError, match=rf"row 4, column 'a': found 'x', expected {expected} "):
         write_all(tmp_path / "a.parquet", [{"a": value} for value in (1, 2, 3, "x", 5)])
+    assert list(tmp_path.iterdir()) == []
+
+
+SPANS: list[Any] = [
+    [{"start": 0, "end": 3, "text": "Zoë", "score": 0.5}],
+    [],
+    [{"start": 0, "end": 1, "text": "a", "score": 1}, {"start": 2, "end": 3, "text": "b", "score": 0.25}],
+    None,
+]
+
+
+@pytest.mark.parametrize("group", [2, 100])
+def test_parquet_has_lists_and_structs(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
+    monkeypatch.setattr("manyheads.data.write._ROW_GROUP", group)
+    rows = [{"words": ["a"] * n, "spans": one, "at": {"x": n}} for n, one in enumerate(SPANS, 1)]
+    data = written(["words", "spans", "at"], rows, "parquet")
+    assert pq.read_table(io.BytesIO(data)).to_pylist() == rows
+    assert [row.values for row in read_rows(io.BytesIO(data), Dialect(format="parquet"))] == rows
+    schema = pq.read_schema(io.BytesIO(data))
+    assert str(schema.field("words").type) in ("list<element: string>", "list<item: string>")
+    assert "struct<start: int64, end: int64, text: string, score: double>" in str(schema.field("spans").type)
+
+
+@pytest.mark.parametrize("late", [1, 3])
+def test_parquet_of_lists_that_the_first_rows_leave_empty(monkeypatch: pytest.MonkeyPatch, late: int) -> None:
+    """Where `like` says what they hold they are lists; JSON in their place is read; else the column is text."""
+    monkeypatch.setattr("manyheads.data.write._ROW_GROUP", 2)
+    lists: list[Any] = [[]] * late + [[1, 2]]
+    rows = [{"a": one, "b": json.dumps(one), "c": one, "d": None} for one in lists]
+    rows[-1]["d"] = 7
+    stream = io.BytesIO()
+    with open_writer(stream, ["a", "b", "c", "d"], "parquet", like={"a": [0], "b": [0], "d": 0}) as writer:
+        for row in rows:
+            writer.write(row)
+    found = pq.read_table(io.BytesIO(stream.getvalue())).to_pylist()
+    assert [row["a"] for row in found] == [row["b"] for row in found] == lists
+    assert [row["c"] for row in found] == (lists if late == 1 else [json.dumps(one) for one in lists])
+    assert [row["d"] for row in found] == [None] * late + [7]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [["é", 1]],
+        [[1], "x"],
+        [{"a": 1}, {"b": 2}],  # a struct would have both keys in both rows
+        [[{"a": 1}], [{"a": 1, "b": None}]],
+        [{}],
+        [[]],
+        [[2**53 + 1], [0.5]],  # a double would round it
+        [np.zeros((2, 2))],
+    ],
+)
+def test_parquet_of_lists_without_a_type_is_json_text(cells: list[Any]) -> None:
+    data = written(["a"], [{"a": cell} for cell in cells], "parquet")
+    wanted = [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in cells]
+    found = pq.read_table(io.BytesIO(data)).to_pylist()
+    assert [json.loads(row["a"]) if row["a"] != "x" else "x" for row in found] == wanted
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (
+            [{"a": 1}, {"a": 2}, {"a": 1, "b": 5}],
+            r"row 3, column 'a': found {'a': 1, 'b': 5}, expected struct<",
+        ),
+        ([[1], [2], [3], ["x"]], r"row 4, column 'a': found \['x'\], expected list<"),
+    ],
+)
+def test_parquet_of_another_list_later_names_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: list[Any], said: str
+) -> None:
+    monkeypatch.setattr("manyheads.data.write._ROW_GROUP", 2)
+    with pytest.raises(InputError, match=said):
+        write_all(tmp_path / "a.parquet", [{"a": cell} for cell in cells])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from manyheads.recipe.document import read_document
 PAGES = Path(__file__).parents[2] / "docs" / "concepts"
 METHODS = (
     *("choice", "distillation", "frozen", "glue", "gradients", "heads", "ranking", "relation", "selection"),
-    *("smart", "span", "tagging", "weibo"),
+    *("pretraining", "smart", "span", "tagging", "weibo"),
 )
 
 # What the pages' lines are put into: the task names that they use, and a pair that is encoded apart for the relation.

@@ -221,7 +221,11 @@ def refuses(folder: Path, file: str, said: str) -> None:
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "other model": ({"model_type": "roberta"}, "model_type: expected 'bert', found 'roberta'"),
     "other activation": ({"hidden_act": "relu"}, "hidden_act: expected 'gelu', found 'relu'"),
-    "decoder": ({"is_decoder": True}, "is_decoder: expected False, found True"),
+    "cross attention": (
+        {"is_decoder": True, "add_cross_attention": True},
+        "add_cross_attention: expected False, found True",
+    ),
+    "decoder is text": ({"is_decoder": "no"}, "is_decoder: expected true or false, found 'no'"),
     "relative positions": ({"position_embedding_type": "relative_key"}, "expected 'absolute'"),
     "size missing": ({"hidden_size": ...}, "hidden_size is missing"),
     "size is text": ({"hidden_size": "32"}, "hidden_size: expected a number above 0, found '32'"),

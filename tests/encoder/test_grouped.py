@@ -73,3 +73,28 @@ def test_groups_that_do_not_add_up() -> None:
         Grouped(torch.zeros(2, 1), np.array([1, 2]))
     with pytest.raises(ValueError, match="examples of 3 groups together, but 2 groups"):
         Grouped(torch.zeros(3, 1), np.array([1, 2]), np.array([3]))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1, max_size=4),
+    st.lists(st.booleans(), min_size=16, max_size=16),
+)
+@settings(deadline=None, max_examples=60)
+def test_pieces_of_examples_are_put_together(examples: list[list[int]], cuts: list[bool]) -> None:
+    """Cut before any of its groups or nowhere, an example is whole again; with a group an example as well."""
+    whole = grouped([size for one in examples for size in one], counts=[len(one) for one in examples])
+    counts, pieces = list[int](), list[int]()
+    for one in examples:
+        before = len(counts)
+        for place in range(len(one)):
+            if place == 0 or cuts[(before + place) % len(cuts)]:
+                counts.append(0)
+            counts[-1] += 1
+        pieces.append(len(counts) - before)
+    found = Grouped(whole.rows, whole.sizes, np.array(counts)).merged(np.array(pieces))
+    assert found.counts is not None
+    assert found.counts.tolist() == [len(one) for one in examples]
+    assert found.rows is whole.rows
+    assert found.sizes.tolist() == whole.sizes.tolist()
+    flat = Grouped(whole.rows, whole.sizes).merged(np.array([len(one) for one in examples]))
+    assert (flat.counts, flat.sizes.tolist()) == (None, [sum(one) for one in examples])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyheads.encoder.bert import Encoder, Shape
-from manyheads.encoder.layout import Layout, marked, spread, sums
+from manyheads.encoder.layout import Layout, in_pieces, marked, spread, sums
 from manyheads.encoder.ragged import Ragged
 
 EXAMPLES = st.lists(
@@ -94,3 +94,30 @@ def test_some_sequences_of_a_pass_are_what_they_are_alone() -> None:
 def test_a_batch_without_marks_has_no_marked_tokens() -> None:
     with pytest.raises(ValueError, match="no marked tokens"):
         Ragged.of_layout(laid([[[True]]], marks=False)).marked  # noqa: B018
+
+
+@given(EXAMPLES, st.integers(1, 9))
+@settings(deadline=None, max_examples=60)
+def test_long_examples_are_cut_between_their_sequences(examples: list[list[list[bool]]], tokens: int) -> None:
+    whole = laid(examples)
+    found, pieces = in_pieces(whole, tokens)
+    assert [len(pieces), sum(pieces), found.counts.sum()] == [len(whole), len(found), len(whole.lengths)]
+    for name in ("ids", "segments", "lengths", "dropped", "marks", "offsets"):
+        assert getattr(found, name) is getattr(whole, name)
+    at = 0
+    for example, count in zip(examples, pieces.tolist(), strict=True):
+        lengths, of_pieces = [len(one) for one in example], found.counts[at : at + count].tolist()
+        assert count == 1 or sum(lengths) > tokens
+        for place, piece in enumerate(of_pieces):
+            held, lengths = lengths[:piece], lengths[piece:]
+            assert sum(held) <= tokens or piece == 1
+            if place + 1 < count:  # what follows would not have fitted
+                assert sum(held) + lengths[0] > tokens
+        assert lengths == []
+        at += count
+
+
+def test_nothing_in_pieces() -> None:
+    nothing = laid([])
+    found, pieces = in_pieces(nothing, 5)
+    assert (len(found), pieces.tolist()) == (0, [])

@@ -595,6 +595,19 @@ def test_forms_of_a_vocabulary_file(start: str, end: str, finish: str, tmp_path:
     assert tokenizer.fingerprint == Tokenizer(tokens).fingerprint
 
 
+@pytest.mark.parametrize("files", [["vocab.txt", "tokenizer_config.json"], ["tokenizer.json"]], ids=str)
+def test_a_folder_says_itself_how_text_is_read(files: list[str], tmp_path: Path) -> None:
+    saved = Tokenizer(VOCABULARY, lowercase=False, split_chinese=False, model_max_length=77)
+    saved.save_pretrained(tmp_path)
+    for file in tmp_path.iterdir():
+        if file.name not in files:
+            file.unlink()
+    read = Tokenizer.from_vocabulary(str(tmp_path))
+    assert (read.lowercase, read.split_chinese) == (False, False)
+    assert read.fingerprint == saved.fingerprint
+    assert Tokenizer(VOCABULARY).fingerprint != saved.fingerprint
+
+
 AGAIN = f"vocab.txt, line {len(VOCABULARY) + 1}: found {VOCABULARY[90]!r} again, line 91 has it too"
 LISTED = [token.encode() for token in VOCABULARY]
 
@@ -625,6 +638,8 @@ def test_vocabulary_files_that_cannot_be(lines: list[bytes], error: str, tmp_pat
 def test_no_tokenizer_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"found neither tokenizer\.json nor vocab\.txt"):
         Tokenizer.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"found neither tokenizer\.json nor vocab\.txt"):
+        Tokenizer.from_vocabulary(tmp_path)
     with pytest.raises(InputError, match=r"none\.txt: cannot be read \(No such file"):
         Tokenizer.from_vocabulary(tmp_path / "none.txt")
 

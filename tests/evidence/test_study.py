@@ -430,7 +430,7 @@ def test_the_number_of_workers_changes_no_result(chain: Path, tmp_path: Path) ->
     assert told(tmp_path / "two") == told(tmp_path / "one")
 
 
-def test_a_worker_whose_run_fails_goes_on_with_the_next(tiny: "Tiny", tmp_path: Path) -> None:
+def test_a_run_that_fails_in_a_worker_stops_only_those_that_name_it(tiny: "Tiny", tmp_path: Path) -> None:
     variants = {
         "plain": {},
         "wild": {"optimizer.lr": 1e30},

@@ -1,9 +1,11 @@
 """Workers: what becomes of work that ends well, fails, dies or is stopped."""
 
+import gc
 import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -25,6 +27,19 @@ def ended(target: Callable[..., Any], *arguments: object) -> Exception | None:
 
 def test_work_that_ends_well_is_nothing_to_say() -> None:
     assert ended(os.getpid) is None
+
+
+def test_a_worker_ends_with_its_piece_of_work() -> None:
+    # Else the memory that torch never gives back would add up over the runs of a study.
+    others = {child.pid for child in active_children()}
+    seen = set()
+    with Workers[int](1, gc.freeze, 1) as pool:
+        for number in range(2):
+            pool.start(number, ())
+            seen |= {child.pid for child in active_children()} - others
+            assert pool.wait() == [(number, None)]
+            assert {child.pid for child in active_children()} <= others
+    assert len(seen) == 2
 
 
 def test_bad_input_comes_back_as_such_and_all_else_as_failed_work(capfd: pytest.CaptureFixture[str]) -> None:

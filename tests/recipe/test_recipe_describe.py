@@ -52,6 +52,8 @@ def test_the_table_is_complete() -> None:
         "span": {"files": {"train": "b"}},
         "choice": {"text": "a", "choices": ["c", "d"], "files": {"train": "b"}},
         "ranking": {"query": "a", "candidate": "c", "relevance": "d", "files": {"train": "b"}},
+        "mlm": {"files": {"train": "b"}},
+        "nsp": {"files": {"train": "b"}},
     }
     assert set(least) == set(KINDS), "say the least that the new kind needs"
     for kind, section in least.items():
@@ -80,7 +82,7 @@ def test_lines_of_the_table() -> None:
     table = {setting.path: setting for setting in describe_settings()}
     assert table["optimizer.lr"][1:3] == ("a number greater than 0", "2.0e-05")
     assert table["tasks.NAME.kind"][1:3] == (
-        "one of classification, regression, tagging, span, choice, ranking",
+        "one of classification, regression, tagging, span, choice, ranking, mlm, nsp",
         "required",
     )
     assert table["tasks.NAME.range"].meaning.startswith("(kind: regression) ")

@@ -146,13 +146,14 @@ def _values(recipe: Recipe) -> dict[str, Any]:
             "kind: classification\n",
             "kind: clasification\n",
             "line 10: tasks.sst.kind: expected one of "
-            "classification, regression, tagging, span, choice, ranking, found 'clasification'; did you mean "
+            "classification, regression, tagging, span, choice, ranking, mlm, nsp, found 'clasification'; did you mean "
             "'classification'?",
         ),
         (
             "    kind: classification\n",
             "",
-            "line 9: tasks.sst: missing key 'kind', one of classification, regression, tagging, span, choice, ranking",
+            "line 9: tasks.sst: missing key 'kind', one of classification, regression, tagging, span, choice, "
+            "ranking, mlm, nsp",
         ),
         ("kind: classification\n", "kind: 3\n", "line 10: tasks.sst.kind: expected one of"),
         (
@@ -392,7 +393,7 @@ def test_sections_that_are_nothing() -> None:
     assert refusal(minimal(tasks={"a": None})) == "tasks.a: expected a mapping, found nothing"
     assert (
         refusal(minimal(tasks={"a": {}}))
-        == "tasks.a: missing key 'kind', one of classification, regression, tagging, span, choice, ranking"
+        == "tasks.a: missing key 'kind', one of classification, regression, tagging, span, choice, ranking, mlm, nsp"
     )
     assert refusal(minimal(optimizer=None)) == "optimizer: expected a mapping, found nothing"
     assert refusal({}) == "missing key 'name' (and 1 more)"

@@ -113,6 +113,14 @@ def test_without_a_second_column_the_choices_stand_alone() -> None:
     assert kind().input(SWAG) == (SWAG["sent1"], [SWAG[name] for name in ENDINGS])
 
 
+def test_the_second_column_may_be_empty() -> None:
+    """As in the rows of HellaSwag whose choices are whole sentences."""
+    for blank in ("", " "):
+        assert [one.strip() for one in swag().input({**SWAG, "sent2": blank})[1]] == [
+            SWAG[name] for name in ENDINGS
+        ]
+
+
 def test_a_column_with_a_list() -> None:
     row = {"question": "two and two", "options": ["four", "five", 6]}
     assert listed().input(row) == ("two and two", ["four", "five", "6"])
@@ -126,6 +134,8 @@ def test_a_column_with_a_list() -> None:
         (kind(), {**SWAG, "ending1": None}, "ending1", "found null, expected a text"),
         (kind(), {**SWAG, "ending0": ["a", "b"]}, "ending0", r"found \['a', 'b'\], expected a text"),
         (kind(), {**SWAG, "sent1": None}, "sent1", "found null, expected a text"),
+        (kind(), {**SWAG, "sent1": ""}, "sent1", "found the empty text '', expected a text"),
+        (listed(), {"question": "\t ", "options": ["a", "b"]}, "question", r"found the empty text .*"),
         (swag(), {**SWAG, "sent2": None}, "sent2", "found null, expected a text"),
         (listed(), {"question": "q", "options": "four"}, "options", "found 'four', expected a list of texts"),
         (listed(), {"question": "q", "options": None}, "options", "found null, expected a list of texts"),
@@ -324,6 +334,14 @@ def test_predictions() -> None:
     assert (second.label, second.score) == ("0", 0.5)  # of equal ones the first
     assert [one.label for one in kind(first=1).predictions(outputs)] == ["2", "1"]
     assert list(kind(first=1).predictions(outputs)[1].probabilities or {}) == ["1", "2"]
+
+
+def test_of_choices_that_rounding_tells_apart_the_first_is_said() -> None:
+    outputs = scores([1.0, 2.0, 2.0 + 5e-7], [1.0, 2.0, 2.0 + 1e-4], [-math.inf, -math.inf, 0.0])
+    assert [one.label for one in kind().predictions(outputs)] == ["1", "2", "2"]
+    targets = torch.tensor([1.0, 2.0, 2.0])
+    assert kind().measures(outputs, targets)["accuracy"] == 1.0
+    assert kind().tallies(outputs, targets)[:, 1].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_cells() -> None:

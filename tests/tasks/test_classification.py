@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyheads.data.read import read_rows
 from manyheads.encoder.bert import States
 from manyheads.tasks import KINDS
 from manyheads.tasks.classification import Classification, ClassificationSettings
@@ -383,3 +385,12 @@ def test_measures_of_two_labels(binary: bool) -> None:
 def test_goodness_is_the_accuracy() -> None:
     assert three().goodness(0.75) == 0.75
     assert three().goodness(math.nan) == 0
+
+
+def test_a_text_may_be_empty(shared_data: Path) -> None:
+    """As real ones are: messages of SMP2020 that were nothing but what was left out, questions of QQP."""
+    file = shared_data / "smp2020" / "raw" / "usual_train.txt"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+    task = Classification(ClassificationSettings(text="content"))
+    assert [row.number for row in read_rows(file) if task.input(row.values) == ("",)] == [11452, 26451]

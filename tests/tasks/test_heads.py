@@ -32,6 +32,8 @@ def by_hand(states: States, pooling: Pooling) -> Tensor:
     sequences = torch.split(states.tokens, states.ragged.lengths.tolist())
     if pooling == "mean":
         return torch.stack([tokens.mean(0) for tokens in sequences])
+    if pooling == "last":
+        return torch.stack([tokens[-1] for tokens in sequences])
     first = torch.stack([tokens[0] for tokens in sequences])
     dense = states.pooler.dense
     return first if pooling == "cls" else torch.tanh(first @ dense.weight.T + dense.bias)
@@ -119,4 +121,5 @@ def test_gradients_reach_every_token_they_should(make_states: Make, pooling: Poo
     answer(head, make_states(2, 3, tokens=tokens)).sum().backward()  # type: ignore[no-untyped-call]
     assert tokens.grad is not None
     reached = tokens.grad.abs().sum(1) > 0
-    assert reached.tolist() == ([True] * 5 if pooling == "mean" else [True, False, True, False, False])
+    some = [False, True, False, False, True] if pooling == "last" else [True, False, True, False, False]
+    assert reached.tolist() == ([True] * 5 if pooling == "mean" else some)

@@ -25,7 +25,7 @@ from manyheads.tasks.next_sentence import NextSentence, NextSentenceSettings
 WORDS = ("the", "film", "was", "good", "bad", "play", "##ing", "##ed", "now")
 TOKENIZER = Tokenizer(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS))
 VOCABULARY = TOKENIZER.vocab_size
-TEXTS = [("the film was good",), ("playing played now",), ("",)]
+TEXTS = ["the film was good", "playing played now", ""]
 
 
 def kind(**settings: Any) -> MaskedLM:
@@ -47,15 +47,12 @@ def targets(count: int, seed: int = 1) -> Tensor:
 # ---- reading ----
 
 
-@pytest.mark.parametrize(
-    ("settings", "columns"),
-    [({}, ("text",)), ({"text": "body"}, ("body",)), ({"pair": ["a", "b"]}, ("a", "b"))],
-)
-def test_which_columns_it_reads(settings: dict[str, Any], columns: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("settings", "column"), [({}, "text"), ({"text": "body"}, "body")])
+def test_which_column_it_reads(settings: dict[str, Any], column: str) -> None:
     made = kind(**settings)
-    assert made.columns == columns
-    assert made.reads == len(columns)
-    assert made.input(dict.fromkeys(columns, "x")) == ("x",) * len(columns)
+    assert made.columns == (column,)
+    assert made.reads == 1
+    assert made.input({column: "x"}) == "x"
     assert made.target("any text") == []
 
 
@@ -63,6 +60,8 @@ def test_which_columns_it_reads(settings: dict[str, Any], columns: tuple[str, ..
     "settings",
     [
         {"text": "a", "pair": ["b", "c"]},
+        {"boundary": "page"},
+        {"language": "fr"},
         {"rate": 1.1},
         {"mix": [0.8, 0.1]},
         {"mix": [0.8, 0.1, 0.2]},
@@ -80,13 +79,11 @@ def test_a_row_without_text_is_refused() -> None:
         kind().input({"text": None})
     with pytest.raises(ValueError, match="expected a text, found"):
         kind().given(("a", "b"))
-    with pytest.raises(ValueError, match="expected a pair of texts, found 'a'"):
-        kind(pair=["a", "b"]).given("a")
 
 
 def test_a_text_is_laid_out_whole_and_nothing_is_marked() -> None:
     laid = kind().lay(TEXTS, TOKENIZER, 5)
-    flat = TOKENIZER.encode_batch([text for (text,) in TEXTS], max_length=5)
+    flat = TOKENIZER.encode_batch(TEXTS, max_length=5)
     assert np.array_equal(laid.ids, flat.ids)
     assert laid.lengths.tolist() == flat.lengths.tolist() == [5, 5, 2]
     assert laid.dropped.tolist() == [1, 2, 0]
@@ -97,7 +94,7 @@ def test_a_text_is_laid_out_whole_and_nothing_is_marked() -> None:
 
 def test_masks_in_a_text_are_marked_with_their_places() -> None:
     text = "  the [MASK] was[MASK]"
-    laid = kind().lay([("now",), (text,)], TOKENIZER, 16)
+    laid = kind().lay(["now", text], TOKENIZER, 16)
     assert laid.marks is not None
     assert laid.offsets is not None
     assert laid.ids[laid.marks].tolist() == [TOKENIZER.mask_id] * 2
@@ -105,19 +102,8 @@ def test_masks_in_a_text_are_marked_with_their_places() -> None:
     assert [one.sizes.tolist() for one in examples_of(laid, None, None)] == [[0], [2]]
 
 
-def test_places_in_a_pair_are_those_in_both_texts_together() -> None:
-    pair = ("the [MASK]", "[MASK] now [MASK]")
-    laid = kind(pair=["a", "b"]).lay([pair], TOKENIZER, 16)
-    assert laid.offsets is not None
-    assert [" ".join(pair)[start:end] for start, end in laid.offsets.tolist()] == ["[MASK]"] * 3
-    assert laid.offsets[:, 0].tolist() == [4, 11, 22]
-    alike = NextSentence(NextSentenceSettings(pair=("a", "b"))).lay([pair], TOKENIZER, 16)
-    assert np.array_equal(laid.ids, alike.ids)
-    assert np.array_equal(laid.segments, alike.segments)
-
-
 def test_a_mask_that_is_cut_is_not_asked() -> None:
-    laid = kind().lay([("the film [MASK] [MASK]",)], TOKENIZER, 5)
+    laid = kind().lay(["the film [MASK] [MASK]"], TOKENIZER, 5)
     assert laid.offsets is not None
     assert laid.offsets.tolist() == [[9, 15]]
 
@@ -126,7 +112,9 @@ def test_a_mask_that_is_cut_is_not_asked() -> None:
 
 
 def drawn(made: MaskedLM, laid: Layout, seed: int = 0) -> tuple[Layout, NDArray[np.float64]]:
-    return made.draw(laid, None, np.random.default_rng(seed))
+    batch, answers, sizes = made.draw(laid, None, np.random.default_rng(seed))
+    assert sizes.tolist() == Ragged.of_layout(batch).marked.tolist()
+    return batch, answers
 
 
 def test_a_drawn_batch_has_marks_and_the_true_ids() -> None:
@@ -147,12 +135,12 @@ def test_a_drawn_batch_has_marks_and_the_true_ids() -> None:
 
 def test_masks_are_new_each_time_and_inside_the_binomial_limits() -> None:
     made = kind()
-    laid = made.lay([("the film was good bad play now the film was",)] * 2500, TOKENIZER, 16)
+    laid = made.lay(["the film was good bad play now the film was"] * 2500, TOKENIZER, 16)
     chance = np.random.default_rng(0)
     counts: list[int] = []
     marks: list[Any] = []
     for _ in range(4):  # 25,000 ordinary tokens each
-        batch, answers = made.draw(laid, None, chance)
+        batch, answers, _ = made.draw(laid, None, chance)
         counts.append(len(answers))
         marks.append(batch.marks)
     low, high = binom.interval(1 - 1e-6, 100_000, 0.15)
@@ -162,7 +150,7 @@ def test_masks_are_new_each_time_and_inside_the_binomial_limits() -> None:
 
 def test_a_mask_of_the_text_is_no_answer() -> None:
     made = kind(rate=1.0)
-    batch, answers = drawn(made, made.lay([("the [MASK] now",)], TOKENIZER, 16))
+    batch, answers = drawn(made, made.lay(["the [MASK] now"], TOKENIZER, 16))
     assert batch.marks is not None
     assert batch.marks.tolist() == [False, True, False, True, False]
     assert [TOKENIZER.id_to_token(int(one)) for one in answers] == ["the", "now"]
@@ -170,7 +158,7 @@ def test_a_mask_of_the_text_is_no_answer() -> None:
 
 def test_whole_words() -> None:
     made = kind(rate=0.5, whole_word=True, mix=(1, 0, 0))
-    laid = made.lay([("playing film",)] * 300, TOKENIZER, 16)
+    laid = made.lay(["playing film"] * 300, TOKENIZER, 16)
     marks = drawn(made, laid)[0].marks
     assert marks is not None
     each = marks.reshape(300, 5)
@@ -291,7 +279,7 @@ def test_a_smaller_perplexity_is_better() -> None:
 
 def test_the_tokens_that_are_filled_in() -> None:
     made = kind(n_best=2)
-    texts = [("the [MASK] was [MASK]",), ("now",), ("[MASK]",)]
+    texts = ["the [MASK] was [MASK]", "now", "[MASK]"]
     laid = made.lay(texts, TOKENIZER, 16)
     said = outputs(2, 0, 1).double()
     first, second, third = made.predictions(said, examples_of(laid, texts, None))
@@ -303,7 +291,7 @@ def test_the_tokens_that_are_filled_in() -> None:
         (4, 10, names[0]),
         (15, 21, names[1]),
     ]
-    assert [texts[0][0][one.start : one.end] for one in first.spans] == ["[MASK]"] * 4
+    assert [texts[0][one.start : one.end] for one in first.spans] == ["[MASK]"] * 4
     assert [one.score for one in first.spans[:2]] == pytest.approx(best.values[0, :2].tolist())
     assert (second.label, second.score, second.spans, second.tokens) == ("", None, (), ())
     assert third.tokens[0].text == "[MASK]"

@@ -1,6 +1,4 @@
-"""The kind `nsp`: what a row may say, BERT's order of the two outputs, measures."""
-
-from typing import Any
+"""The kind `nsp`: what is drawn, BERT's order of the two outputs, measures."""
 
 import numpy as np
 import pytest
@@ -20,26 +18,22 @@ LOGITS = 2 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
 GOLD = torch.randint(2, (40,), generator=torch.Generator().manual_seed(1)).double()
 
 
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [(True, 0), (False, 1), ("next", 0), ("not_next", 1), ("True", 0), ("false", 1), (" Next ", 0)],
-)
-def test_what_a_row_may_say(value: Any, number: int) -> None:
+def test_what_is_drawn_is_what_follows() -> None:
     """0 is the next one, as in BERT's checkpoints."""
-    assert KIND.target(value) == number
-    assert KIND.told(value) == [KIND.labels[number]]
-
-
-@pytest.mark.parametrize("value", [0, 1, 1.0, "0", "yes", None, "", ["next"]])
-def test_what_it_may_not(value: Any) -> None:
-    with pytest.raises(ValueError, match="expected true or false, or 'next' or 'not_next'"):
-        KIND.target(value)
+    tokenizer = Tokenizer(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"))
+    laid = KIND.lay([("a", "b"), ("b", "b"), ("a", "a")], tokenizer, 8)
+    follows = np.array([True, False, True])
+    drawn, targets, sizes = KIND.draw(laid, follows, np.random.default_rng(0))
+    assert drawn is laid
+    assert targets.tolist() == [0, 1, 0]
+    assert sizes.tolist() == [1, 1, 1]
+    assert [KIND.labels[int(one)] for one in targets] == ["next", "not_next", "next"]
 
 
 def test_which_columns_it_reads() -> None:
     assert (KIND.columns, KIND.target_column, KIND.reads) == (("first", "second"), "next", 2)
-    other = NextSentence(NextSentenceSettings(pair=("a", "b"), label="c"))
-    assert (other.columns, other.target_column) == (("a", "b"), "c")
+    other = NextSentence(NextSentenceSettings(pair=("a", "b")))
+    assert other.columns == ("a", "b")
     assert other.input({"a": "x", "b": "y"}) == ("x", "y")
     with pytest.raises(ColumnError, match="found null, expected a text"):
         other.input({"a": "x", "b": None})
@@ -71,7 +65,9 @@ def test_measures_are_scikit_learn_s() -> None:
     assert found["loss"] == pytest.approx(log_loss(GOLD, LOGITS.double().softmax(1)), rel=1e-5)
     tallies = KIND.tallies(LOGITS, GOLD)
     assert float(KIND.measure_of(tallies.sum(0))) == found["accuracy"]
-    assert np.isnan(KIND.measure_of(np.zeros(2)))
+    halves = KIND.tallies(LOGITS[:13], GOLD[:13]).sum(0) + KIND.tallies(LOGITS[13:], GOLD[13:]).sum(0)
+    assert KIND.totals(halves) == pytest.approx(found)
+    assert np.isnan(KIND.measure_of(np.zeros(3)))
     assert KIND.goodness(float("nan")) == 0
     assert KIND.goodness(0.75) == 0.75
 

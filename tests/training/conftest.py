@@ -60,9 +60,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
         before = copy.deepcopy(network), {name: one.clone() for name, one in self.state_dict().items()}
         random = torch.get_rng_state()
         found = plain_forward(self, network, ragged, parts, progress)
-        total, losses, terms = found
+        total = float(found.total.detach())
         seen.passes.append(
-            Pass(*before, ragged, parts, progress, random, float(total.detach()), dict(losses), dict(terms))
+            Pass(*before, ragged, parts, progress, random, total, dict(found.losses), dict(found.terms))
         )
         return found
 

@@ -235,6 +235,21 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "s,a,b,label\nx,y,z,1\nx,y,,0\n",
         r"train.csv, row 2 \(line 3\), column 'b': choice 1 is empty, expected a text",
     ),
+    "an empty text": (
+        {"kind": "choice", "text": "s", "choices": ["a", "b"]},
+        "s,a,b,label\nx,y,z,1\n ,y,z,0\n",
+        r"train.csv, row 2 \(line 3\), column 's': found the empty text ' ', expected a text",
+    ),
+    "an empty query": (
+        {"kind": "ranking", "query": "s", "candidate": "a"},
+        "s,a,relevance\nx,y,1\n,v,0\n,w,1\n",
+        r"train.csv, row 2 \(line 3\), column 's': found the empty text '', expected a text",
+    ),
+    "an empty candidate": (
+        {"kind": "ranking", "query": "s", "candidate": "a"},
+        "s,a,relevance\nx,y,1\nx,,0\n",
+        r"train.csv, row 2 \(line 3\), column 'a': found the empty text '', expected a text",
+    ),
     "a relevance that is none": (
         {"kind": "ranking", "query": "s", "candidate": "a"},
         "s,a,relevance\nx,y,1\nz,y,0\nz,v,high\n",

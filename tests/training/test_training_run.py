@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import manyheads as mh
+from manyheads.training.evaluate import Running
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -134,3 +135,58 @@ def test_tensorboard_reads_the_curves(tiny_run: Path) -> None:
     assert [event.step for event in events.Scalars("lr")] == list(range(1, 13))
     found = json.loads((tiny_run / "scores.json").read_text())["dev"]["mood"]["accuracy"]
     assert events.Scalars("dev/mood/accuracy")[0].value == pytest.approx(found)
+    # And what the training's own batches said meanwhile.
+    told = [json.loads(line) for line in (tiny_run / "log.jsonl").read_text().splitlines()]
+    (evaluation,) = (record for record in told if record["event"] == "evaluation")
+    assert set(evaluation["train"]) == {"mood", "pairs"}
+    for task, measures in evaluation["train"].items():
+        for name, value in measures.items():
+            assert events.Scalars(f"train/{task}/{name}")[0].value == pytest.approx(value)
+
+
+def test_what_is_told_of_the_training_s_own_batches_is_scikit_learn_s(
+    tiny: "Tiny", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[list[int], list[int]]] = []
+    plain = Running.note
+
+    def note(self: Running, parts: Any, outputs: Any) -> None:
+        said.append((parts[0].targets.long().tolist(), outputs[0].argmax(1).tolist()))
+        plain(self, parts, outputs)
+
+    monkeypatch.setattr(Running, "note", note)
+    tasks = {"mood": tiny.mood(measure="macro_f1")}
+    schedule = {"epochs": 3, "batch_size": 8, "keep_every": 2}
+    run = mh.train(mh.Recipe.parse(tiny.recipe(tasks=tasks, schedule=schedule)), tmp_path / "run", quiet=True)
+    records = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    told = [record["train"]["mood"] for record in records if record["event"] == "evaluation"]
+    assert len(told) == 3
+    for number, measures in enumerate(told):
+        steps = said[6 * number : 6 * number + 6]
+        gold, guess = ([label for step in steps for label in step[side]] for side in (0, 1))
+        assert measures["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(gold, guess))
+        assert measures["macro_f1"] == pytest.approx(
+            sklearn.metrics.f1_score(gold, guess, average="macro", labels=[0, 1], zero_division=0)
+        )
+
+
+def test_every_so_many_epochs_the_model_is_kept(tiny: "Tiny", tmp_path: Path) -> None:
+    tasks = {"mood": tiny.mood()}
+    schedule = {"epochs": 5, "batch_size": 16, "keep_every": 2, "decay": "constant", "keep": "last"}
+    recipe = tiny.recipe(tasks=tasks, schedule=schedule)
+    run = mh.train(mh.Recipe.parse(recipe), tmp_path / "run", quiet=True)
+    assert sorted(path.name for path in (run.folder / "epochs").iterdir()) == ["2", "4"]
+    # The one of epoch 4 is what a training of four epochs ends with: at a constant rate nothing else differs.
+    shorter = tiny.recipe(tasks=tasks, schedule={**schedule, "epochs": 4, "warmup": 2})
+    longer = tiny.recipe(tasks=tasks, schedule={**schedule, "warmup": 2})
+    ends = [
+        mh.train(mh.Recipe.parse(one), tmp_path / name, quiet=True).folder
+        for name, one in (("four", shorter), ("five", longer))
+    ]
+    texts = ["the film was good", "a dull film"]
+    four, kept, five = (
+        mh.Model.load(folder, "float32").predict("mood", texts)
+        for folder in (ends[0] / "model", ends[1] / "epochs" / "4", ends[1] / "model")
+    )
+    assert four == kept
+    assert four != five

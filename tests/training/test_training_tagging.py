@@ -128,9 +128,9 @@ def test_a_text_goes_through_all_heads_in_one_pass(tiny: "Tiny", folder: Path, t
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("the O\ngood X\n", ", row 2 (line 4), column 'tags': word 2: found 'X', expected O, or B-"),
+        ("the O\ngood X\n", ", row 2 (line 5), column 'tags': word 2: found 'X', expected O, or B-"),
         ("the O\ngood\n", ", row 2 (line 5): found 1 column in 'good', expected 2 as in line 1"),
-        ("the O\ngood E-UP\nfilm B-UP", ", row 2 (line 4), column 'tags': word 2: found 'E-UP', expected O"),
+        ("the O\ngood E-UP\nfilm B-UP", ", row 2 (line 5), column 'tags': word 2: found 'E-UP', expected O"),
     ],
 )
 def test_bad_rows_are_named(command: "Command", tiny: "Tiny", tmp_path: Path, lines: str, said: str) -> None:

@@ -1,5 +1,6 @@
 """`manyheads predict RUN --task NAME INPUT` and `manyheads predict RUN --glue DIR`"""
 
+import json
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from manyheads.evidence.ensemble import Ensemble
+    from manyheads.tasks import Kind
 
 # What a prediction may add to a row. An input column with one of these names is written as `input.NAME`.
 ADDED = ("label", "score", "value", "truncated", "tokens_dropped")
@@ -189,7 +191,9 @@ def predict(
         raise InputError("no rows", file=name)
     console = Console(stderr=True, quiet=quiet)
     with (
-        open_writer(sys.stdout.buffer if out == "-" else Path(out), list(first), format=write_as) as writer,
+        open_writer(
+            sys.stdout.buffer if out == "-" else Path(out), list(first), format=write_as, like=_like(kind)
+        ) as writer,
         Progress(
             "labelled",
             BarColumn(),
@@ -205,6 +209,28 @@ def predict(
         for values in stream:
             writer.write(values)
             progress.advance(bar)
+
+
+def _like(kind: "Kind") -> dict[str, Any]:
+    """A value of each column that a kind adds to a row: the first rows may have none (no answer, no entity). Lists,
+    which a kind gives as JSON, as such."""
+    from manyheads.tasks import Prediction
+    from manyheads.tasks.kind import Span, Tagged
+
+    # One with everything in it; where a text of it stands in a cell it begins with no bracket.
+    whole = Prediction(
+        label="label",
+        score=0.5,
+        value=0.5,
+        spans=(Span(0, 4, "text", "label", 0.5),),
+        tokens=(Tagged("text", 0, 4, "label", 0.5),),
+        ranking=(0,),
+        shares=(1.0,),
+    )
+    return {
+        name: json.loads(cell) if isinstance(cell, str) and cell.startswith("[") else cell
+        for name, cell in kind.cells(whole)[0].items()
+    }
 
 
 def _submit(run: Path, models: "Ensemble", folder: Path, overrides: list[str], *, quiet: bool) -> None:

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 
 from manyheads.data.documents import Document, Documents, DocumentSettings, Problem, shards
 from manyheads.data.encode import TokenCache, file_fingerprint
+from manyheads.data.select import part_of
 from manyheads.data.sentences import Language, sentences
+from manyheads.encoder import clean as cleaners
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError
@@ -48,12 +50,17 @@ def build_corpus(
     settings: DocumentSettings | None = None,
     *,
     language: Language = "auto",
+    clean: str | None = None,
+    part: tuple[str, Mapping[str, float]] | None = None,
     cache: TokenCache | None = None,
     progress: Progress | None = None,
 ) -> "Corpus":
     """The corpus in some files and folders, or the one found in the cache.
 
-    It is found again where the files' content, `settings`, `language` and the tokenizer are the same, whatever the
+    `clean` names how each line is cleaned (`encoder.clean.CLEANERS`). `part` takes some of the documents, told by their
+    text: (`train`, {`dev`: 0.01}) all but those that are held out for `dev`, (`dev`, {`dev`: 0.01}) these alone.
+
+    It is found again where the files' content, all these settings and the tokenizer are the same, whatever the
     files are called and wherever they lie. Without a cache, or where it cannot be written, it lies in a temporary
     folder that goes with the object. `progress` is told (bytes read, bytes in all) as the files are read.
 
@@ -62,9 +69,11 @@ def build_corpus(
         WorkError: the disk is full.
     """
     settings = settings or DocumentSettings()
-    files = shards(sources)
+    files = shards(sources, any_name=settings.format != "auto")
     named = {"layout": _LAYOUT, "settings": settings.model_dump(exclude={"strict"}), "language": language}
     named |= {"tokenizer": tokenizer.fingerprint, "files": [_fingerprint(file) for file in files]}
+    named |= {} if clean is None else {"clean": [clean, cleaners.RULES]}
+    named |= {} if part is None else {"part": [part[0], dict(part[1])]}
     before = [_state(file) for file in files]
     key = _digest(named)
     home = None if cache is None else cache.folder.parent / "corpora"
@@ -76,7 +85,7 @@ def build_corpus(
     try:
         documents = Documents(files, settings)
         with reporting(folder):
-            _write(folder, documents, tokenizer, language, progress)
+            _write(folder, documents, tokenizer, language, clean, part, progress)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -163,7 +172,13 @@ def _put(file: BinaryIO, array: NDArray[Any]) -> None:
 
 
 def _write(
-    folder: Path, documents: Documents, tokenizer: Tokenizer, language: Language, progress: Progress | None
+    folder: Path,
+    documents: Documents,
+    tokenizer: Tokenizer,
+    language: Language,
+    clean: str | None,
+    part: tuple[str, Mapping[str, float]] | None,
+    progress: Progress | None,
 ) -> None:
     """ids.bin, sentences.bin (where each begins, and the end), documents.bin (the same in sentences), table.json."""
     given = 0  # sentences handed to the tokenizer
@@ -174,7 +189,12 @@ def _write(
         nonlocal given
         one: Document
         for one in documents:
-            for sentence in sentences(one.text, language):
+            if part is not None and part_of([one.text], part[1]) != part[0]:
+                continue
+            text = one.text
+            if clean is not None:
+                text = "\n".join(map(cleaners.CLEANERS[clean], text.split("\n")))
+            for sentence in sentences(text, language):
                 given += 1
                 yield sentence
             ends.append(given)
@@ -218,7 +238,8 @@ def _write(
             os.fsync(file.fileno())
     if not count:
         first = f"; {documents.problems[0]}" if documents.problems else ""
-        raise InputError(f"no documents with any text{first}", file=documents.files[0])
+        which = "" if part is None else f" in the part {part[0]!r}; see 'hold_out'"
+        raise InputError(f"no documents with any text{which}{first}", file=documents.files[0])
     numbers = {str(file): number for number, file in enumerate(documents.files)}
     table = {"ids": dtype.name, "tokens": tokens, "sentences": written, "documents": count}
     table["vocabulary"] = tokenizer.vocab_size
@@ -378,6 +399,15 @@ class Chunks:
     def beyond(self) -> Int64s:
         """[chunks] the piece after the last of each."""
         return self._chunks[1:]
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the content: other tokens or other chunks have another one."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.corpus.ids, self.bounds, self._documents, self._chunks):
+            for begin in range(0, len(array), _AT_ONCE):
+                digest.update(np.ascontiguousarray(array[begin : begin + _AT_ONCE]).data)
+        return digest.hexdigest()
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:

@@ -46,6 +46,9 @@ class DocumentSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"] = "auto"
+    """The format of the files; auto: by each one's name."""
+
     text: str = "text"
     """The column with the document, in JSON lines, parquet and tables; files of plain text have none."""
 
@@ -82,10 +85,11 @@ class Problem:
         return str(self.error())
 
 
-def shards(sources: Sequence[Path]) -> list[Path]:
+def shards(sources: Sequence[Path], *, any_name: bool = False) -> list[Path]:
     """The files of a corpus: each source is a file or a folder, whose files are found at any depth and sorted by name.
 
-    In folders hidden files and those whose names end otherwise than the known ones are left out.
+    In folders hidden files and those whose names end otherwise than the known ones are left out; a file that is named
+    itself may have `any_name` where the format is known otherwise.
     """
     found = list[Path]()
     for source in sources:
@@ -103,7 +107,7 @@ def shards(sources: Sequence[Path]) -> list[Path]:
         elif not source.exists():
             known = (path.name for path in source.parent.iterdir()) if source.parent.is_dir() else ()
             raise InputError(f"no such file or folder{nearest(source.name, known)}", file=source)
-        elif _kind(source) is None:
+        elif _kind(source) is None and not any_name:
             raise InputError(
                 f"unknown kind of file; expected a folder, or a name that ends in {_known()}", file=source
             )
@@ -165,7 +169,9 @@ class Documents:
         self.bytes_read, self.skipped, self.problems, self.disturbed = 0, 0, [], False
         done = 0
         for number, file in enumerate(self.files):
-            read = {"text": self._text, "jsonl": self._json_lines}.get(_kind(file) or "", self._rows)
+            named = self.settings.format
+            kind = _kind(file) if named == "auto" else named
+            read = {"text": self._text, "jsonl": self._json_lines}.get(kind or "", self._rows)
             try:
                 yield from read(file, number, done)
             except OSError as error:  # a folder that is unmounted, a file that is deleted
@@ -302,8 +308,13 @@ class Documents:
             self._skip(number, Problem(str(file), None, None, "the file is empty"))
             return
         row, damaged = 0, False
+        named = self.settings.format
+        assert named != "text"  # read line by line
+        dialect = Dialect(format=named)
         try:
-            for row, line, values in read_rows(file, Dialect(), need=[self.settings.text], allow_empty=True):
+            for row, line, values, *_ in read_rows(
+                file, dialect, need=[self.settings.text], allow_empty=True
+            ):
                 if not self._mine(number, row):
                     continue
                 try:

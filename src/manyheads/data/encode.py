@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -69,6 +69,14 @@ class Place:
     file: str
     row: int
     line: int | None
+    line_a_word: bool = False
+    """Whether its words stand in lines one after the other."""
+
+    def of_word(self, word: int | None) -> "Place":
+        """The place of a word of the row, by its number from 0: the same, but for its line where it has its own."""
+        if word is None or self.line is None or not self.line_a_word:
+            return self
+        return replace(self, line=self.line + word)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +293,7 @@ def _examples(
     def labelled() -> Iterator[tuple[Place, dict[str, Any]]]:
         nonlocal place
         for row in rows:
-            place = Place(source, row.number, row.line)
+            place = Place(source, row.number, row.line, row.line_a_word)
             if target is not None and _blank(row.values[target]):
                 table.unlabelled.append(place)
                 continue
@@ -306,9 +314,8 @@ def _examples(
         raise
     except ValueError as error:
         column = getattr(error, "column", None)
-        raise InputError(
-            str(error), file=place.file, row=place.row or None, line=place.line, column=column
-        ) from None
+        at = place.of_word(getattr(error, "word", None))
+        raise InputError(str(error), file=at.file, row=at.row or None, line=at.line, column=column) from None
 
 
 def _blank(value: object) -> bool:
@@ -329,6 +336,7 @@ class _Writer:
         self.marked: int | None = None
         self.files: list[str] = []
         self.places: list[tuple[int, int, int | None]] = []
+        self.line_a_word: set[int] = set()  # the files whose rows have a line a word
         self.values: list[Any] = []
         self.members: list[list[int]] = []
         self.kept = kept
@@ -345,6 +353,8 @@ class _Writer:
     def add(self, examples: Sequence[tuple[Place, Any, Any]], layout: Layout) -> None:
         for place, one, value in examples:
             self.places.append((len(self.files) - 1, place.row, place.line))
+            if place.line_a_word:
+                self.line_a_word.add(len(self.files) - 1)
             self.values.append(value)
             if self.inputs is not None and self.kept is not None:
                 self.inputs.append(self.kept(one))
@@ -368,6 +378,7 @@ class _Writer:
                 np.save(self.folder / f"{name}.npy", np.concatenate(parts))
             table = {
                 "places": self.places,
+                "line_a_word": sorted(self.line_a_word),
                 "values": self.values if labelled else None,
                 "inputs": self.inputs,
                 "members": members,
@@ -381,7 +392,7 @@ class _Writer:
         return EncodedRows(
             Layout.joined(self.parts),
             self.values if labelled else None,
-            [Place(self.files[file], row, line) for file, row, line in self.places],
+            [Place(self.files[file], row, line, file in self.line_a_word) for file, row, line in self.places],
             self.unlabelled,
             self.inputs,
             members,
@@ -396,6 +407,7 @@ def _open(folder: Path, files: Sequence[str]) -> EncodedRows:
     def mapped(name: str) -> Any:
         return np.memmap(folder / f"{name}.bin", dtype=_OF_TOKENS[name], mode="r")
 
+    line_a_word = set(table.get("line_a_word", ()))
     marks = offsets = None
     if table["marked"] is not None:
         marks = mapped("marks")
@@ -403,7 +415,7 @@ def _open(folder: Path, files: Sequence[str]) -> EncodedRows:
     return EncodedRows(
         Layout(mapped("ids"), mapped("segments"), lengths, dropped, counts, marks, offsets),
         table["values"],
-        [Place(files[file], row, line) for file, row, line in table["places"]],
+        [Place(files[file], row, line, file in line_a_word) for file, row, line in table["places"]],
         [Place(files[file], row, line) for file, row, line in table["unlabelled"]],
         table["inputs"],
         table["members"],

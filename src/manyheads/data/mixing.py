@@ -680,7 +680,7 @@ class Sequential(Schedule):
     settings: ClassVar[Mapping[str, str]] = {
         "stages": (
             "what runs one after another, each {tasks: names (all), schedule: name (sequential), epochs:"
-            " number} and the settings of that schedule; the last needs no epochs and then has no end"
+            " number, or steps: number} and the settings of that schedule; the last needs neither and then has no end"
         )
     }
 
@@ -693,11 +693,11 @@ class Sequential(Schedule):
         self._starts: list[int] = []
         stretches: list[Stretch] = []
         step = epoch = 0
-        for part, epochs in parts:
+        for part, steps in parts:
             self._starts.append(step)
             stretches.append(Stretch(step, epoch, part.steps_per_epoch))
-            step += part.steps_per_epoch * (epochs or 0)
-            epoch += epochs or 0
+            step += steps or 0
+            epoch += -(-(steps or 0) // part.steps_per_epoch)  # one that is cut short counts as one
         end = step if parts[-1][1] is not None else None
         super().__init__(stretches, end, in_batch=any(part.in_batch for part in self._parts))
 
@@ -770,7 +770,7 @@ def build(name: object, streams: Sequence[Stream], settings: Mapping[str, object
 
 
 def read_stages(stages: object, streams: Sequence[Stream]) -> list[tuple[Schedule, int | None]]:
-    """The schedule of each stage and its epochs (None: no end); InputError says which stage is wrong."""
+    """The schedule of each stage and its steps (None: no end); InputError says which stage is wrong."""
     if not isinstance(stages, Sequence) or isinstance(stages, str) or not stages:
         raise InputError(f"stages: found {shown(stages)}, expected a list with at least one stage")
     by_name = {stream.task: stream for stream in streams}
@@ -788,8 +788,8 @@ def read_stage(
 ) -> tuple[Schedule, int | None]:
     """One stage as a recipe writes it; stages are counted from 1."""
     if not isinstance(stage, Mapping):
-        raise InputError(f"found {shown(stage)}, expected {{tasks, schedule, epochs}}")
-    own = ("tasks", "schedule", "epochs")
+        raise InputError(f"found {shown(stage)}, expected {{tasks, schedule, epochs or steps}}")
+    own = ("tasks", "schedule", "epochs", "steps")
     name = stage.get("schedule", "sequential")
     rest = {setting: value for setting, value in stage.items() if setting not in own}
     if "stages" in rest:
@@ -809,16 +809,21 @@ def read_stage(
             raise InputError(f"tasks: there is no task {shown(task)}{nearest(str(task), streams)}")
     if len(set(chosen)) < len(chosen):
         raise InputError(f"tasks: found {shown(chosen)}, expected each task once")
-    epochs = stage.get("epochs")
+    epochs, steps = stage.get("epochs"), stage.get("steps")
     if epochs is not None:
         whole(epochs, "epochs", least=1)
+        if steps is not None:
+            raise InputError("epochs and steps exclude each other")
+    elif steps is not None:
+        whole(steps, "steps", least=1)
     elif not is_last:
         raise InputError("epochs missing: only the last stage may be without end")
     if cls is not None and "epochs" in cls.settings:
         if epochs is None:
             raise InputError(f"epochs missing: {name} needs to know when it has come to its end")
         rest["epochs"] = epochs
-    return build(name, [streams[task].again(number) for task in chosen], rest), epochs
+    made = build(name, [streams[task].again(number) for task in chosen], rest)
+    return made, steps if epochs is None else epochs * made.steps_per_epoch
 
 
 def whole(value: object, what: str, *, least: int) -> None:

@@ -134,11 +134,13 @@ class Dialect(BaseModel):
 
 class Row(NamedTuple):
     """One data row: `number` counts from 1, `line` is the file's line it starts in (None for parquet
-    and SQuAD's JSON, whose rows are questions)."""
+    and SQuAD's JSON, whose rows are questions); `line_a_word`: its words stand in lines one after the
+    other, as in CoNLL files."""
 
     number: int
     line: int | None
     values: dict[str, Any]
+    line_a_word: bool = False
 
 
 _AUTO = Dialect()
@@ -576,11 +578,16 @@ def _json_line_rows(given: _Input) -> Iterator[Row]:
                 continue
             number += 1
             try:
-                value = json.loads(text)
+                value = json.loads(text.rstrip("\r\n"))  # so that no fault is placed beyond the line
             except (ValueError, RecursionError) as error:
                 expected = "an array of objects, or " if given.named == "json" else ""
+                hint = ""
+                if text.lstrip().startswith("["):
+                    hint = "; an array over several lines is read with `format: json`"
+                elif _breaks_off(error):
+                    hint = "; the line ends within its object"
                 raise InputError(
-                    f"{_json_fault(error)}; expected {expected}one object a line",
+                    f"{_json_fault(error)}; expected {expected}one object a line{hint}",
                     file=given.file,
                     row=number,
                     line=line,
@@ -612,6 +619,11 @@ def _json_array_rows(given: _Input) -> Iterator[Row]:
             f"{_json_fault(error)}; expected an array of objects", file=given.file, line=error.lineno
         )
 
+    def after_item(place: int) -> str:
+        if place == len(text):
+            return f"the text ends after item {number}, before the ']' of the array"
+        return f"found no ',' or ']' after item {number}"
+
     place = after_space(0)
     if place == len(text):
         return
@@ -627,7 +639,14 @@ def _json_array_rows(given: _Input) -> Iterator[Row]:
             value, end = decode(text, place)
         except (ValueError, RecursionError) as error:
             at = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            raise InputError(_json_fault(error), file=given.file, row=number, line=at) from error
+            expected = "expected an object"
+            if _breaks_off(error):
+                expected = f"the text ends within the item, which begins in line {line}"
+                if place == len(text):
+                    expected = "the text ends before the item, and before the ']' of the array"
+            raise InputError(
+                f"{_json_fault(error)}; {expected}", file=given.file, row=number, line=at
+            ) from error
         yield _json_row(given, number, line, value, text[place:end])
         place = after_space(end)
         more = text[place : place + 1] == ","
@@ -636,7 +655,7 @@ def _json_array_rows(given: _Input) -> Iterator[Row]:
             if text[place : place + 1] == "]":
                 raise fault("a comma after the last item", comma)
     if text[place : place + 1] != "]":
-        raise fault("found no ',' or ']' after an item", place)
+        raise fault(after_item(place), place)
     if (place := after_space(place + 1)) != len(text):
         raise fault("text after the array", place)
 
@@ -645,6 +664,14 @@ def _json_fault(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} (character {error.colno})"
     return "not JSON: nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {error}"
+
+
+def _breaks_off(error: Exception) -> bool:
+    """Whether what is wrong with a JSON text is that it ends too early."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    unclosed = error.msg.startswith("Unterminated string")
+    return unclosed or not error.doc[error.pos :].strip()
 
 
 def _json_row(given: _Input, number: int, line: int, value: Any, text: str) -> Row:
@@ -727,7 +754,7 @@ def _conll_rows(file: str, sentences: Iterator[Sentence]) -> Iterator[Row]:
     number = 0
     try:
         for number, line, values in sentences:
-            yield Row(number, line, values)
+            yield Row(number, line, values, line_a_word=True)
     except _DamageError as damage:
         raise damage.at(file, number + 1) from damage
 

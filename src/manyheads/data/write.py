@@ -36,7 +36,11 @@ _SUFFIXES: Final[dict[str, str]] = {
 
 @contextmanager
 def open_writer(
-    target: Path | BinaryIO | str, columns: Sequence[str], format: str | None = None
+    target: Path | BinaryIO | str,
+    columns: Sequence[str],
+    format: str | None = None,
+    *,
+    like: Mapping[str, Any] | None = None,
 ) -> Iterator["RowWriter"]:
     """Open a file of rows for writing; it takes its place when the block ends well, or not at all.
 
@@ -47,6 +51,8 @@ def open_writer(
         target: a path, a stream of bytes, or `-` for standard output.
         columns: the columns in their order; the header of csv and tsv.
         format: csv, tsv, jsonl or parquet; None: by the name's ending, csv for a stream.
+        like: a value such as a column may hold, of columns whose type the first rows of parquet may not tell.
+            Where it is a list or a dict, texts in the column are its JSON, and parquet is given what they say.
 
     Raises:
         InputError: an unknown format, no such folder, no permission.
@@ -66,7 +72,8 @@ def open_writer(
         else:
             stack.enter_context(reporting("standard output"))
             stream = target
-        sink = _SINKS[kind](stream, list(columns), str(target) if isinstance(target, Path) else None)
+        file = str(target) if isinstance(target, Path) else None
+        sink = _SINKS[kind](stream, list(columns), file, like or {})
         try:
             yield RowWriter(sink)
             sink.finish()
@@ -87,7 +94,8 @@ class RowWriter:
         """Write one row.
 
         A column that `values` lacks is empty (None). A key that is no column is an InputError, except in
-        JSON lines, whose rows need not be alike. Lists and dicts are JSON text in csv, tsv and parquet.
+        JSON lines, whose rows need not be alike. Lists and dicts are JSON text in csv and tsv; in parquet they
+        are lists and structs where the first rows are of one type, else JSON text.
         """
         self._sink.write(values)
 
@@ -129,8 +137,10 @@ def _format(target: Path | BinaryIO, format: str | None) -> str:
 class _Sink(ABC):
     """Where rows go in one format."""
 
-    def __init__(self, stream: BinaryIO, columns: list[str], file: str | None) -> None:
-        self.stream, self.columns, self.file = stream, columns, file
+    def __init__(
+        self, stream: BinaryIO, columns: list[str], file: str | None, like: Mapping[str, Any]
+    ) -> None:
+        self.stream, self.columns, self.file, self.like = stream, columns, file, like
         self.known = frozenset(columns)
         self.rows = 0
 
@@ -163,8 +173,10 @@ class _Text(_Sink):
     delimiter: str
     quoted: re.Pattern[str]
 
-    def __init__(self, stream: BinaryIO, columns: list[str], file: str | None) -> None:
-        super().__init__(stream, columns, file)
+    def __init__(
+        self, stream: BinaryIO, columns: list[str], file: str | None, like: Mapping[str, Any]
+    ) -> None:
+        super().__init__(stream, columns, file, like)
         self._line(columns)
 
     def write(self, values: Mapping[str, Any]) -> None:
@@ -201,17 +213,29 @@ class _JsonLines(_Sink):
 
 @final
 class _Parquet(_Sink):
-    """Types are those of the first rows; a column that is empty there is text."""
+    """Types are those of `like`, else of the first rows; a column that is empty there is text, and so is one of lists
+    or dicts that have no type in common, or one that is left open, such as lists that are all empty."""
 
-    def __init__(self, stream: BinaryIO, columns: list[str], file: str | None) -> None:
-        super().__init__(stream, columns, file)
+    def __init__(
+        self, stream: BinaryIO, columns: list[str], file: str | None, like: Mapping[str, Any]
+    ) -> None:
+        super().__init__(stream, columns, file, like)
         self.tap = _Tap(stream)
         self.held: list[list[Any]] = []
         self.writer: pq.ParquetWriter | None = None
-        self.schema: Any = None
+        self.types: list[Any] = [
+            pa.array([like[column]]).type if like.get(column) is not None else None for column in columns
+        ]
+        self.in_json = [isinstance(like.get(column), _NESTED) for column in columns]
 
     def write(self, values: Mapping[str, Any]) -> None:
-        self.held.append([_json(cell) if isinstance(cell, _NESTED) else cell for cell in self.cells(values)])
+        cells = self.cells(values)
+        self.held.append(
+            [
+                json.loads(cell) if in_json and isinstance(cell, str) else cell
+                for cell, in_json in zip(cells, self.in_json, strict=True)
+            ]
+        )
         if len(self.held) == _ROW_GROUP:
             self._flush()
 
@@ -230,27 +254,33 @@ class _Parquet(_Sink):
     def _flush(self) -> None:
         arrays = [self._array(place, column) for place, column in enumerate(self.columns)]
         if self.writer is None:
-            types = [pa.string() if pa.types.is_null(array.type) else array.type for array in arrays]
-            self.schema = pa.schema(zip(self.columns, types, strict=True))
-            self.writer = pq.ParquetWriter(self.tap, self.schema)
+            self.types = [pa.string() if pa.types.is_null(array.type) else array.type for array in arrays]
+            self.writer = pq.ParquetWriter(
+                self.tap, pa.schema(list(zip(self.columns, self.types, strict=True)))
+            )
         table = pa.Table.from_arrays(
-            [array.cast(type) for array, type in zip(arrays, self.schema.types, strict=True)],
-            schema=self.schema,
+            [array.cast(type) for array, type in zip(arrays, self.types, strict=True)],
+            schema=self.writer.schema,
         )
         self.writer.write_table(table)
         self.held.clear()
 
     def _array(self, place: int, column: str) -> pa.Array:
         cells = [row[place] for row in self.held]
-        wanted = None if self.schema is None else self.schema.types[place]
+        wanted = self.types[place]
+        if any(isinstance(cell, _NESTED) for cell in cells):
+            if wanted is None and (array := _nested(cells)) is not None:
+                return array
+            if wanted is None or not pa.types.is_nested(wanted):
+                cells = [_json(cell) if isinstance(cell, _NESTED) else cell for cell in cells]
         try:
-            return pa.array(cells, type=wanted)
+            return _exact(cells, wanted)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             # One by one, to name the row: only on the way out.
             number = self.rows - len(cells)
             for end, cell in enumerate(cells, 1):
                 try:
-                    pa.array(cells[:end] if wanted is None else [cell], type=wanted)
+                    _exact(cells[:end] if wanted is None else [cell], wanted)
                 except (pa.ArrowException, OverflowError, UnicodeEncodeError):
                     number += end
                     break
@@ -262,6 +292,48 @@ class _Parquet(_Sink):
                 row=number,
                 column=column,
             ) from error
+
+
+def _exact(cells: list[Any], wanted: Any) -> pa.Array:
+    """Cells as an array of a type; an ArrowException also where a struct would lose keys that it has no field for."""
+    array = pa.array(cells, type=wanted)
+    if wanted is not None and pa.types.is_nested(wanted) and not _same(array.to_pylist(), cells):
+        raise pa.ArrowInvalid("keys that the struct has not")
+    return array
+
+
+def _nested(cells: list[Any]) -> pa.Array | None:
+    """Lists or dicts as lists and structs, if that is what they all are and nothing of them is added or lost."""
+    try:
+        array = pa.array(cells)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return None
+    return array if not _is_open(array.type) and _same(array.to_pylist(), cells) else None
+
+
+def _is_open(type: Any) -> bool:
+    """Whether an inferred type says of some part not what it is: of lists that are all empty, of a struct without
+    fields, of values that are all missing."""
+    if pa.types.is_struct(type):
+        return type.num_fields == 0 or any(
+            _is_open(type.field(place).type) for place in range(type.num_fields)
+        )
+    return bool(_is_open(type.value_type) if pa.types.is_list(type) else pa.types.is_null(type))
+
+
+def _same(found: Any, given: Any) -> bool:
+    """Whether what stands in an array is what was given: no key more or less, no number rounded."""
+    if isinstance(given, np.generic | np.ndarray):
+        given = given.tolist()
+    if isinstance(given, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == given.keys()
+            and all(_same(found[key], value) for key, value in given.items())
+        )
+    if isinstance(given, list | tuple):
+        return isinstance(found, list) and len(found) == len(given) and all(map(_same, found, given))
+    return bool(found == given or (found != found and given != given))
 
 
 class _Tap(io.RawIOBase):

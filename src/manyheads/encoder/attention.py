@@ -2,27 +2,31 @@
 
 Knows queries, keys, values and where sequences begin. Must not know the layers around it, tasks or text.
 
-Every backend has the signature of a variable-length kernel: rows [T, 3, heads, width] of all sequences end to end and
-the batch's `cu_seqlens` / `max_seqlen` (here inside `Ragged`), so that a CUDA or a native kernel is one more
-line of `BACKENDS`.
+Every backend has the signature of a variable-length kernel: rows [T, 3, heads, width] of all sequences end to end,
+the batch's `cu_seqlens` / `max_seqlen` (here inside `Ragged`), the dropout share, and whether attention is causal, so
+that a CUDA or a native kernel is one more line of `BACKENDS`.
 """
 
 import math
 import os
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from manyheads.encoder.layers import keep_mask
-from manyheads.encoder.ragged import Grouping, Ragged
+from manyheads.encoder.ragged import Block, Grouping, Ragged
 from manyheads.errors import InputError, nearest
 
 __all__ = ["BACKENDS", "attention_weights", "choose_backend"]
 
-Backend = Callable[[Tensor, Ragged, float], Tensor]
+
+class Backend(Protocol):
+    """[T, 3, heads, d] queries, keys and values → [T, heads, d]."""
+
+    def __call__(self, qkv: Tensor, ragged: Ragged, dropout: float = 0.0, causal: bool = False) -> Tensor: ...
+
 
 _SHORT = 96  # up to this length training in float32 costs no more than bfloat16 and the conversions around it
 
@@ -40,26 +44,28 @@ def choose_backend(name: str | None = None) -> Backend:
     return BACKENDS[wanted]
 
 
-def attend(qkv: Tensor, ragged: Ragged, dropout: float = 0.0) -> Tensor:
+def attend(qkv: Tensor, ragged: Ragged, dropout: float = 0.0, causal: bool = False) -> Tensor:
     """softmax(q kᵀ / √d) v for each head within each sequence (Vaswani et al. 2017, equation 1), in torch.
 
     qkv: [T, 3, heads, d] queries, keys and values of all tokens. Returns [T, heads, d] in the same dtype.
-    `dropout` is the share of the weights that is dropped. Sequences of about equal length are laid side by
-    side as small rectangles: for short texts torch's fused CPU kernel takes twice the time of plain batched
-    products. The softmax is taken in float32 (float64 for float64 input).
+    `dropout` is the share of the weights that is dropped. With `causal` a token sees itself and what stands
+    before it in its sequence, nothing else. Sequences of about equal length are laid side by side as small
+    rectangles: for short texts torch's fused CPU kernel takes twice the time of plain batched products. The
+    softmax is taken in float32 (float64 for float64 input).
     """
-    result: Tensor = _Attend.apply(qkv, ragged.grouping, dropout)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attend.apply(qkv, ragged.grouping, dropout, causal)  # type: ignore[no-untyped-call]
     return result
 
 
-def attention_weights(qkv: Tensor, ragged: Ragged) -> Tensor:
-    """The weights themselves, padded: [B, heads, L, L]; places without a token are zero. For inspection."""
+def attention_weights(qkv: Tensor, ragged: Ragged, causal: bool = False) -> Tensor:
+    """The weights themselves, padded: [B, heads, L, L]; what a token does not see, and places without one, are zero.
+    For inspection."""
     grouping, length, heads = ragged.grouping, ragged.max_seqlen, qkv.shape[2]
     slots = grouping.spread(qkv)
     padded = qkv.new_zeros(len(ragged), heads, length, length)
     for block in grouping.blocks:
         q, k, _ = _heads_first(slots, block.first_slot, block.count, block.length, qkv.dtype)
-        weights = _softmax(q, k, block.mask, heads).to(qkv.dtype).view(block.count, heads, block.length, -1)
+        weights = _softmax(q, k, block, causal).to(qkv.dtype).view(block.count, heads, block.length, -1)
         if block.mask is not None:  # a hole asks nothing
             weights = weights * (block.mask == 0).to(weights.dtype).transpose(1, 2)[:, None]
         rows = torch.from_numpy(block.sequences).to(qkv.device)
@@ -78,16 +84,18 @@ def _heads_first(
     return q, k, v
 
 
-def _softmax(q: Tensor, k: Tensor, mask: Tensor | None, heads: int) -> Tensor:
+def _softmax(q: Tensor, k: Tensor, block: Block, causal: bool) -> Tensor:
     """[count · heads, length, length] weights in float32 (float64 for float64)."""
     scale = 1 / math.sqrt(q.shape[-1])
     scores = torch.bmm(q, k.transpose(1, 2))
     if scores.dtype is torch.bfloat16:
         scores = scores.float()
     scores *= scale
-    if mask is not None:
-        count, length = mask.shape[0], mask.shape[2]
-        scores.view(count, heads, length, length).add_(mask[:, None])
+    if causal:
+        # Holes stand behind a sequence's tokens, so no token sees one; what a hole sees is dropped.
+        scores += scores.new_full((block.length, block.length), -torch.inf).triu_(1)
+    elif block.mask is not None:
+        scores.view(block.count, -1, block.length, block.length).add_(block.mask[:, None])
     return torch.softmax(scores, -1)
 
 
@@ -95,7 +103,7 @@ class _Attend(torch.autograd.Function):
     """Forward and backward by hand: no scatter with collisions, one spread and one gather each way."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, grouping: Grouping, dropout: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, grouping: Grouping, dropout: float, causal: bool) -> Tensor:
         heads, width = qkv.shape[2], qkv.shape[3]
         slots = grouping.spread(qkv)
         out = qkv.new_empty(grouping.slots, heads, width)
@@ -104,7 +112,7 @@ class _Attend(torch.autograd.Function):
             wide = qkv.dtype is torch.bfloat16 and qkv.requires_grad and block.length <= _SHORT
             inner = torch.float32 if wide else qkv.dtype
             q, k, v = _heads_first(slots, block.first_slot, block.count, block.length, inner)
-            weights = _softmax(q, k, block.mask, heads).to(inner)
+            weights = _softmax(q, k, block, causal).to(inner)
             keep = keep_mask(weights.shape, dropout, weights) if dropout else None
             dropped = weights if keep is None else weights * keep
             mixed = torch.bmm(dropped, v).view(block.count, heads, block.length, width)
@@ -119,7 +127,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         heads, width = ctx.shape
         grouping: Grouping = ctx.grouping
         saved = iter(ctx.saved_tensors)
@@ -143,7 +151,7 @@ class _Attend(torch.autograd.Function):
                 (torch.bmm(grad_s, k), torch.bmm(grad_s.transpose(1, 2), q), grad_v)
             ):
                 laid[:, :, place].copy_(part.view(block.count, heads, block.length, width).transpose(1, 2))
-        return grouping.gather(out), None, None
+        return grouping.gather(out), None, None, None
 
 
 BACKENDS: dict[str, Backend] = {"torch": attend}

@@ -37,10 +37,12 @@ class Shape:
     positions: int = 512
     segments: int = 2
     eps: float = 1e-12
+    causal: bool = False
+    """A token sees itself and what stands before it in its sequence; otherwise all of its sequence."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if not getattr(self, each.name) > 0:
+            if each.name != "causal" and not getattr(self, each.name) > 0:
                 raise InputError(
                     f"encoder size: {each.name} must be above 0, found {getattr(self, each.name)}"
                 )
@@ -62,10 +64,22 @@ class States:
     ragged: Ragged
     pooler: "Pooler"
     layers: tuple[Tensor, ...] = ()
+    causal: bool = False
+    """Whether a token's state is made of what stands before it alone."""
 
     def first(self) -> Tensor:
-        """[B, H]: the state of each sequence's first token, [CLS]."""
+        """[B, H]: the state of each sequence's first token, [CLS]; InputError where it is the same in every text."""
+        if self.causal:
+            raise InputError(
+                "attention is causal, so [CLS] has seen nothing but itself; expected another vector of the text, such "
+                "as 'pooling: mean'"
+            )
         return self.tokens.index_select(0, self.ragged.starts)
+
+    def last(self) -> Tensor:
+        """[B, H]: the state of each sequence's last token, [SEP]; with causal attention, too, it has seen all of it."""
+        lengths = torch.from_numpy(self.ragged.lengths).to(self.tokens.device)
+        return self.tokens.index_select(0, self.ragged.starts + lengths - 1)
 
     def mean(self) -> Tensor:
         """[B, H]: the mean over all tokens of each sequence, [CLS] and [SEP] included."""
@@ -104,9 +118,8 @@ class States:
             None if whole.marks is None else whole.marks[first:last],
             counts,
         )
-        return States(
-            self.tokens[first:last], part, self.pooler, tuple(layer[first:last] for layer in self.layers)
-        )
+        layers = tuple(layer[first:last] for layer in self.layers)
+        return States(self.tokens[first:last], part, self.pooler, layers, self.causal)
 
     def select(
         self, which: NDArray[np.int64], marks: Tensor | None, counts: NDArray[np.int64] | None
@@ -118,7 +131,7 @@ class States:
         tokens = torch.from_numpy(spread(whole.lengths, which)).to(self.tokens.device)
         part = replace(whole.select(which), marks=marks, counts=counts)
         layers = tuple(layer.index_select(0, tokens) for layer in self.layers)
-        return States(self.tokens.index_select(0, tokens), part, self.pooler, layers)
+        return States(self.tokens.index_select(0, tokens), part, self.pooler, layers, self.causal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,21 +173,24 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention and the end of its half layer. [T, H] → [T, H]."""
 
-    def __init__(self, hidden: int, heads: int, eps: float, dropout: float, attention_dropout: float) -> None:
+    def __init__(
+        self, hidden: int, heads: int, eps: float, dropout: float, attention_dropout: float, causal: bool
+    ) -> None:
         super().__init__()
         self.qkv = Linear(hidden, 3 * hidden)
         self.output = Linear(hidden, hidden)
         self.norm = AddNorm(hidden, eps, dropout)
         self.heads = heads
         self.dropout = attention_dropout
+        self.causal = causal
         self.backend = choose_backend()
 
     def forward(self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None) -> Tensor:
         """Where `weights` is a list, the padded attention weights are appended to it."""
         qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
         if weights is not None:
-            weights.append(attention_weights(qkv, ragged))
-        mixed = self.backend(qkv, ragged, self.dropout if self.training else 0.0)
+            weights.append(attention_weights(qkv, ragged, self.causal))
+        mixed = self.backend(qkv, ragged, self.dropout if self.training else 0.0, self.causal)
         normed: Tensor = self.norm(self.output(mixed.flatten(1)), x)
         return normed
 
@@ -197,10 +213,17 @@ class Layer(nn.Module):
     """One post-LN layer of the encoder. [T, H] → [T, H]."""
 
     def __init__(
-        self, hidden: int, heads: int, intermediate: int, eps: float, dropout: float, attention_dropout: float
+        self,
+        hidden: int,
+        heads: int,
+        intermediate: int,
+        eps: float,
+        dropout: float,
+        attention_dropout: float,
+        causal: bool,
     ) -> None:
         super().__init__()
-        self.attention = Attention(hidden, heads, eps, dropout, attention_dropout)
+        self.attention = Attention(hidden, heads, eps, dropout, attention_dropout, causal)
         self.feedforward = FeedForward(hidden, intermediate, eps, dropout)
 
     def forward(self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None) -> Tensor:
@@ -233,21 +256,28 @@ class Encoder(nn.Module):
             shape.vocabulary, shape.positions, shape.segments, shape.hidden, shape.eps, dropout
         )
         self.layers = nn.ModuleList(
-            Layer(shape.hidden, shape.heads, shape.intermediate, shape.eps, dropout, share)
+            Layer(shape.hidden, shape.heads, shape.intermediate, shape.eps, dropout, share, shape.causal)
             for _ in range(shape.layers)
         )
         self.pooler = Pooler(shape.hidden)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, dropout: float = 0.1, attention_dropout: float | None = None
+        cls,
+        name: str | Path,
+        dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        causal: bool | None = None,
     ) -> Self:
         """The encoder of a Hugging Face BERT folder, a hub name, a run folder, or "minilm", in float32, eval mode.
 
+        With `causal` its weights are used with causal attention, or without it, whatever they were trained with.
         Raises InputError where the files are missing, damaged, or do not fit the config.
         """
         folder = resolve(name)
         shape = Shape(**checkpoint.read_shape(folder))
+        if causal is not None:
+            shape = replace(shape, causal=causal)
         with torch.device("meta"):
             encoder = cls(shape, dropout, attention_dropout)
         checkpoint.load(encoder, folder)
@@ -275,7 +305,7 @@ class Encoder(nn.Module):
             x = layer(x, ragged)
             if all_layers:
                 kept.append(x)
-        return States(x, ragged, self.pooler, tuple(kept))
+        return States(x, ragged, self.pooler, tuple(kept), self.shape.causal)
 
     def forward(
         self,

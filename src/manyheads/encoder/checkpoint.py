@@ -96,9 +96,10 @@ def their_head_names() -> Iterator[tuple[str, str, str]]:
 
 
 def read_shape(folder: Path) -> dict[str, Any]:
-    """The sizes in `folder`/config.json under our names.
+    """The sizes in `folder`/config.json under our names, and whether its attention is causal.
 
-    Raises InputError where the file is missing, is no JSON, or describes something this BERT does not compute.
+    transformers calls the latter a decoder (`is_decoder`). Raises InputError where the file is missing, is no JSON,
+    or describes something this BERT does not compute.
     """
     path = folder / "config.json"
     try:
@@ -115,12 +116,15 @@ def read_shape(folder: Path) -> dict[str, Any]:
         "model_type": "bert",
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
-        "is_decoder": False,
+        "add_cross_attention": False,
     }
     for key, expected in fixed.items():
         if config.get(key, expected) != expected:
             raise InputError(f"{key}: expected {expected!r}, found {shown(config[key])}", file=path)
-    shape: dict[str, Any] = {}
+    causal = config.get("is_decoder", False)
+    if not isinstance(causal, bool):
+        raise InputError(f"is_decoder: expected true or false, found {shown(causal)}", file=path)
+    shape: dict[str, Any] = {"causal": causal}
     for theirs, ours in SIZES.items():
         if theirs not in config:
             if ours in ("eps", "segments", "positions"):
@@ -251,6 +255,7 @@ def save(
         "initializer_range": 0.02,
         "pad_token_id": 0,
         **{name: shape[ours] for name, ours in SIZES.items()},
+        **({"is_decoder": True} if shape["causal"] else {}),
     }
     save_weights(theirs, folder / "model.safetensors")
     write_json(folder / "config.json", config)

@@ -100,6 +100,15 @@ class Grouped:
         counts = None if self.counts is None else self.counts[examples]
         return replace(self, rows=self.rows.index_select(0, rows), sizes=self.sizes[groups], counts=counts)
 
+    def merged(self, pieces: NDArray[np.int64]) -> "Grouped":
+        """The examples that these were cut from: the next pieces[0] of them are the first, and so on.
+
+        Where a group is an example its rows come together; else its groups do.
+        """
+        if self.counts is None:
+            return Grouped(self.rows, sums(self.sizes, pieces))
+        return Grouped(self.rows, self.sizes, sums(self.counts, pieces))
+
     @classmethod
     def joined(cls, parts: Sequence["Grouped"]) -> "Grouped":
         """One after the other."""

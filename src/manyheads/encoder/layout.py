@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Layout", "marked", "spread", "sums"]
+__all__ = ["Layout", "in_pieces", "marked", "spread", "sums"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,33 @@ def marked(parts: Sequence[Layout]) -> list[Layout]:
         )
         for part in parts
     ]
+
+
+def in_pieces(layout: Layout, tokens: int) -> tuple[Layout, NDArray[np.int64]]:
+    """The layout with each example of more than `tokens` tokens cut into several, between its sequences.
+
+    A piece has as many sequences one after the other as fit, one at least; shorter examples are a piece each. What
+    is said of a sequence alone can be said of pieces and is put together by `Grouped.merged`. Returns the pieces as
+    a layout of the same tokens and [n] how many of them each example has.
+    """
+    if not len(layout) or int(layout.lengths_of_examples.max()) <= tokens:
+        return layout, np.ones(len(layout), dtype=np.int64)
+    lengths = layout.lengths.tolist()
+    counts, pieces = list[int](), list[int]()
+    at = 0
+    for count in layout.counts.tolist():
+        before, held = len(counts), 0
+        for length in lengths[at : at + count]:
+            if len(counts) == before or held + length > tokens:
+                counts.append(0)
+                held = 0
+            counts[-1] += 1
+            held += length
+        if not count:
+            counts.append(0)
+        pieces.append(len(counts) - before)
+        at += count
+    return replace(layout, counts=np.array(counts, dtype=np.int32)), np.array(pieces, dtype=np.int64)
 
 
 def spread(sizes: NDArray[Any], which: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -213,14 +213,20 @@ class Tokenizer:
     @classmethod
     def from_vocabulary(
         cls,
-        file: str | os.PathLike[str],
+        path: str | os.PathLike[str],
         *,
         lowercase: bool = True,
         strip_accents: bool | None = None,
         split_chinese: bool = True,
     ) -> Self:
-        """The tokenizer of a lone `vocab.txt`: one token a line, its id the number of the line from 0."""
-        tokens = read_vocabulary(Path(file))
+        """The tokenizer of a lone `vocab.txt`: one token a line, its id the number of the line from 0.
+
+        Where `path` is a folder it is read as by `from_pretrained`: its files say how text is read, and what the
+        arguments say has no meaning.
+        """
+        if Path(path).is_dir():
+            return cls.from_pretrained(Path(path))
+        tokens = read_vocabulary(Path(path))
         return cls(tokens, lowercase=lowercase, strip_accents=strip_accents, split_chinese=split_chinese)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:

@@ -17,8 +17,9 @@ from manyheads.model import Model
 from manyheads.recipe import Recipe
 from manyheads.run import Run
 from manyheads.tasks import Kind
+from manyheads.tasks.documents import DocumentKind
 from manyheads.tasks.head import Rows
-from manyheads.training.evaluate import outputs_of, score
+from manyheads.training.evaluate import outputs_of, score, tallies_of
 from manyheads.training.splits import Split, TaskData, load_task
 
 __all__ = ["Answered", "Confusion", "answered", "evaluate_runs", "splits_of"]
@@ -49,22 +50,22 @@ class Confusion:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A split with labels, and what was answered."""
+    """A split by which a task can be measured, and what was answered."""
 
     split: str
     task: str
     kind: Kind
-    rows: Split
-    outputs: Rows
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """The kind's measures."""
-        return score(self.kind, self.outputs, self.rows)
+    scores: dict[str, float]
+    """The kind's measures."""
+    rows: Split | None = None
+    """None for a task on documents, whose questions are drawn and whose answers are not kept."""
+    outputs: Rows | None = None
 
     @property
     def confusion(self) -> Confusion | None:
         """Which label was taken for which; None for a task whose answer is not one label of a fixed set."""
+        if self.rows is None:
+            return None
         predictions = self.kind.predictions(self.outputs, self.rows.examples)
         first = predictions[0].probabilities
         if first is None or predictions[0].shares:
@@ -100,20 +101,27 @@ def answered(
             raise InputError(f"no task has a split {split!r}; there are {', '.join(sorted(known))}")
     for name, section in recipe.tasks.items():
         kind = _kind(together, name, runs[0])
+        if section.read_with is not None:  # comes with that task
+            continue
         wanted = [
             one for one in section.split_names if (one in splits if splits is not None else one != "train")
         ]
-        each = [
-            _load(name, recipe, model, wanted, cache, alone=len(runs) == 1).splits
-            for model in together.models
-        ]
-        for split, rows in each[0].items():
+        each = [_load(name, recipe, model, wanted, cache, alone=len(runs) == 1) for model in together.models]
+        if each[0].spans and len(runs) > 1:
+            raise InputError(f"task {name!r} learns from documents, and is measured one run at a time")
+        for split, spans in each[0].spans.items():
+            for one, tallies in tallies_of(together.models[0].network, each[0], spans).items():
+                its = together.task(one).kind
+                assert isinstance(its, DocumentKind)
+                yield Answered(split, one, its, its.totals(tallies.sum(0)))
+        for split, rows in each[0].splits.items():
             if rows.targets is not None:
                 found = [
-                    (outputs_of(model.network, name, one[split]), one[split].rows.layout)
+                    (outputs_of(model.network, name, one.splits[split]), one.splits[split].rows.layout)
                     for model, one in zip(together.models, each, strict=True)
                 ]
-                yield Answered(split, name, kind, rows, together.mean(kind, name, found))
+                outputs = together.mean(kind, name, found)
+                yield Answered(split, name, kind, score(kind, outputs, rows), rows, outputs)
 
 
 def evaluate_runs(
@@ -134,11 +142,13 @@ def evaluate_runs(
 def splits_of(
     run: Run, model: Model, *, overrides: Sequence[str] = (), cache: TokenCache | None = None
 ) -> Iterator[TaskData]:
-    """Every task of a run with all splits of its recipe, training rows included, as the model reads them."""
+    """Every task of a run that has rows, with all splits of its recipe, training rows included, as the model reads
+    them."""
     recipe = run.recipe.with_overrides(overrides)
     together = Ensemble([model], [str(run.folder)])
     for name, section in recipe.tasks.items():
-        _kind(together, name, run)
+        if isinstance(_kind(together, name, run), DocumentKind):
+            continue
         yield _load(name, recipe, model, section.split_names, cache, alone=True)
 
 
@@ -151,6 +161,11 @@ def _kind(together: Ensemble, name: str, run: Run) -> Kind:
 def _load(
     name: str, recipe: Recipe, model: Model, splits: list[str], cache: TokenCache | None, *, alone: bool
 ) -> TaskData:
+    beside = [
+        TaskData(other, section, model.task(other).kind, {})
+        for other, section in recipe.tasks.items()
+        if section.read_with == name
+    ]
     return load_task(
         name,
         recipe,
@@ -160,6 +175,7 @@ def _load(
         splits=splits,
         max_length=None if alone else model.task(name).max_length,
         cache=cache or TokenCache(),
+        beside=beside,
     )
 
 

@@ -2,9 +2,14 @@
 
 Knows processes, signals and how a piece of work ended. Must not know what the work is.
 
-A worker has its own share of the threads and does one piece after another. It leads a process group of its own, so
-that Ctrl-C at the terminal reaches the parent alone, which then asks each worker to stop. It holds one end of a pipe
-and ends at once when the other end closes: a parent that was killed leaves no process behind that goes on writing.
+A worker has its own share of the threads, does one piece and ends. What torch leaves behind is no object that could
+be let go: it and oneDNN keep up to 1024 prepared products each, about half a megabyte for every new shape of a matrix,
+and the memory between them is free but too scattered to go back to the system. Only the end of the process returns
+all of it; starting the next costs a few seconds.
+
+A worker leads a process group of its own, so that Ctrl-C at the terminal reaches the parent alone, which then asks
+each worker to stop. It holds one end of a pipe and ends at once when the other end closes: a parent that was killed
+leaves no process behind that goes on writing.
 """
 
 import os
@@ -35,14 +40,13 @@ class _Worker:
 
 
 class Workers(Generic[Key]):
-    """At most `count` processes that call `target`; use it as a context manager."""
+    """At most `count` processes at a time, a new one for each call of `target`; use it as a context manager."""
 
     def __init__(self, count: int, target: Callable[..., None], threads: int) -> None:
         """`target` is a function of a module; `threads` is how many each worker computes with."""
         self.count, self.target, self.threads = count, target, threads
         self._context = get_context("spawn")
         self._busy: dict[Key, _Worker] = {}
-        self._idle: list[_Worker] = []
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +66,7 @@ class Workers(Generic[Key]):
 
     def start(self, key: Key, arguments: tuple[Any, ...]) -> None:
         """Begin `target(*arguments)`, which `wait` will call `key`."""
-        worker = self._idle.pop() if self._idle else self._new()
+        worker = self._new()
         self._busy[key] = worker
         with suppress(OSError):  # it has died meanwhile: `wait` finds out
             worker.pipe.send(pickle.dumps((self.target, arguments)))
@@ -78,7 +82,7 @@ class Workers(Generic[Key]):
 
     def stop(self) -> None:
         """Interrupt all that are busy, as Ctrl-C does, and wait for them; a second Ctrl-C kills them."""
-        workers = [*self._busy.values(), *self._idle]
+        workers = list(self._busy.values())
         for worker in workers:
             with suppress(OSError):
                 worker.pipe.send(None)
@@ -90,7 +94,6 @@ class Workers(Generic[Key]):
                 worker.process.kill()
                 worker.pipe.close()
             self._busy.clear()
-            self._idle.clear()
 
     def _new(self) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -103,14 +106,16 @@ class Workers(Generic[Key]):
     def _outcome(self, key: Key) -> Exception | None:
         worker = self._busy.pop(key)
         try:
-            kind, text = worker.pipe.recv()
+            told = worker.pipe.recv()
         except (EOFError, OSError):
-            worker.process.join()
-            worker.pipe.close()
+            told = None
+        worker.process.join()  # its memory is free before another begins
+        worker.pipe.close()
+        if told is None:
             code = worker.process.exitcode or 0
             how = f"by signal {-code}" if code < 0 else f"with exit status {code}"
             return WorkError(f"its process was ended {how}; fewer workers need less memory")
-        self._idle.append(worker)
+        kind, text = told
         return {"done": None, "input": InputError(text), "work": WorkError(text)}[kind]
 
 
@@ -133,8 +138,9 @@ def _live(threads: int, pipe: "connection.Connection[Any, Any]") -> None:
         import torch
 
         torch.set_num_threads(threads)
-        while (work := given.get()) is not None:
+        if (work := given.get()) is not None:
             told = _done(work)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt
             with suppress(OSError):
                 pipe.send(told)
 

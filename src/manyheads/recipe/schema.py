@@ -24,15 +24,17 @@ from pydantic import (
 from pydantic_core import from_json, to_json
 
 from manyheads.data.read import Dialect
+from manyheads.encoder import sizes
 from manyheads.errors import InputError, nearest, shown
 from manyheads.formulas.distill import check_anneal
 from manyheads.formulas.optim import OptimizerSettings
 from manyheads.formulas.smart import SmartSettings
 from manyheads.recipe.complaints import Misfit, complaint
-from manyheads.recipe.document import Document, read_document, written
+from manyheads.recipe.document import Document, found, read_document, written
 from manyheads.recipe.overrides import overridden, replaced
 from manyheads.recipe.places import DATA_VARIABLE, settled
 from manyheads.tasks import KINDS, Kind
+from manyheads.tasks.documents import DocumentSettings
 from manyheads.tasks.kind import KindSettings
 from manyheads.tasks.texts import TextSettings
 
@@ -82,6 +84,14 @@ def written_path(text: str) -> str:
     return text
 
 
+def size_by_name(value: object) -> object:
+    if isinstance(value, str):
+        return sizes.size_of(value)._asdict()
+    if value is not None and not isinstance(value, Mapping | SizeSettings):
+        raise ValueError(f"expected a name such as base or 4x256, or a mapping, found {found(value)}")
+    return value
+
+
 def one_or_more(value: object) -> object:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
@@ -99,6 +109,7 @@ FilePaths = Annotated[
 ]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+SizeName = Annotated[str, Field(pattern=f"^({'|'.join(sizes.NAMED)}|{sizes.PATTERN})$")]
 
 
 class SizeSettings(BaseModel):
@@ -132,10 +143,20 @@ class EncoderSettings(BaseModel):
     from_: Annotated[str, Field(min_length=1)] | None = Field(default="minilm", alias="from")
     """Weights and vocabulary to start from: `minilm` (packaged, no network), a hub name, a local folder or a
     run folder."""
-    size: SizeSettings | None = None
-    """Instead of `from`: start from random weights at this size."""
+    size: Annotated[
+        SizeSettings | None,
+        BeforeValidator(size_by_name, json_schema_input_type=SizeName | SizeSettings | None),
+    ] = None
+    """Instead of `from`: start from random weights at this size. A mapping, or a name: `base`, `large`, `tiny`, `mini`,
+    `small`, `medium`, or layers x width: `4x256` (with heads of width 64, and 4 · width inside the feed-forward
+    parts), `6x768/3` (with 3 heads)."""
     vocab: FilePath | None = None
-    """With `size`: the vocabulary file, a WordPiece a line."""
+    """With `size`: the vocabulary. A folder with a tokenizer, as `manyheads vocab` writes it, or a file of WordPieces,
+    one a line, which is read as uncased."""
+    causal: bool | None = None
+    """Attention from left to right: a token sees itself and what stands before it, in place of the whole sequence.
+    [CLS] then sees nothing but itself, and a text needs `pooling: mean`. Default: as the weights of `from` were
+    trained; with `size`: false."""
     # The validator before the section's own hands it a list, which is no tuple in strict mode.
     layers: (
         Annotated[
@@ -252,9 +273,16 @@ class TaskSettings(KindSettings):
     a larger one."""
     sample_seed: Annotated[int, Field(ge=0)] = 0
     """Another number draws other samples; it is apart from `seed`, so that all seeds of a study share their rows."""
+    head_of: str | None = None
+    """Another task of the same kind, whose head and labels this one uses: the same task on other data, or in other
+    lengths. What this section says of the head has no meaning then."""
 
     @model_validator(mode="after")
     def _files_or_hub(self) -> Self:
+        if self.read_with is not None:
+            if self.files is not None or self.hub is not None:
+                raise ValueError("'pairs_of' and 'files' exclude each other")
+            return self
         if (self.files is None) == (self.hub is None):
             raise ValueError("expected either 'files' or 'hub'")
         if self.files is None and self.read != Dialect():
@@ -281,13 +309,34 @@ class TaskSettings(KindSettings):
                 raise Misfit(f"there is no such split{nearest(split, known)}", "sample", split)
         return self
 
+    @model_validator(mode="after")
+    def _documents(self) -> Self:
+        """What has a meaning for rows alone is refused where a task reads documents."""
+        if not isinstance(self, DocumentSettings):
+            return self
+        said = {
+            key for key, field in type(self).model_fields.items() if getattr(self, key) != field.get_default()
+        }
+        for key in said & {"hub", "read", "read_split", "blank_labels"}:
+            raise Misfit(f"has no meaning for 'kind: {self.kind}', which reads documents", key)
+        if self.hold_out is not None and self.hold_out.by is not None:
+            raise Misfit("documents are held out whole, by their text", "hold_out", "by")
+        for key in said & {"hold_out", "sample", "batch_size", "max_length"} if self.read_with else ():
+            raise Misfit(f"belongs to {self.read_with!r}, whose pairs are read", key)
+        return self
+
+    @property
+    def read_with(self) -> str | None:
+        """The task whose sequences this one reads in the same pass; None: it reads its own."""
+        return getattr(self, "pairs_of", None)
+
     def dialect(self, split: str) -> Dialect:
         """How the files of a split are read."""
         return self.read_split.get(split, self.read)
 
     @property
     def split_names(self) -> list[str]:
-        """The splits of the task: those that it names, then those that are held out."""
+        """The splits of the task: those that it names, then those that are held out. None where it reads another's."""
         named = list(
             self.files if self.files is not None else self.hub.splits if self.hub is not None else ()
         )
@@ -432,6 +481,8 @@ class Stage(BaseModel):
     epochs: Count | None = None
     """How many epochs of its schedule the stage lasts; the last stage may leave it out and then goes on until
     the training's own `epochs` or `steps` are over, unless its schedule is `annealed`."""
+    steps: Count | None = None
+    """How many steps the stage lasts, instead of `epochs`."""
     exponent: Exponent | None = None
     """With `power`: as there."""
     start: Exponent | None = None
@@ -455,6 +506,8 @@ class Stage(BaseModel):
             owners = [name for name, owner in schedules.items() if key in owner.model_fields]
             if getattr(self, key) is not None and self.schedule not in owners:
                 raise Misfit(f"unknown key; it belongs to {' and '.join(owners)}", key)
+        if self.epochs is not None and self.steps is not None:
+            raise Misfit("'epochs' and 'steps' exclude each other", "steps")
         if self.schedule == "annealed" and self.epochs is None:
             raise Misfit("missing key 'epochs'; an annealed stage must know its end")
         return self
@@ -471,7 +524,7 @@ class Sequential(MixingSettings):
     @model_validator(mode="after")
     def _all_but_the_last_end(self) -> Self:
         for number, stage in enumerate((self.stages or ())[:-1]):
-            if stage.epochs is None:
+            if stage.epochs is None and stage.steps is None:
                 raise Misfit("missing key 'epochs'; only the last stage may be without", "stages", number)
         return self
 
@@ -503,6 +556,10 @@ class ScheduleSettings(BaseModel):
     """Stop after so many evaluations without a better score; default: never."""
     checkpoint_every: Count | None = None
     """Steps between checkpoints to resume from; default: one at each evaluation."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights the run ends with: those with the best dev score, or those of the last step."""
+    keep_every: Count | None = None
+    """Keep the model after every so many epochs, too, as `epochs/N/`; default: none of them."""
 
     @model_validator(mode="after")
     def _whole_steps(self) -> Self:
@@ -610,6 +667,11 @@ class Recipe(BaseModel):
         for number, stage in enumerate(stages or ()):
             for at, name in enumerate(stage.tasks or ()):
                 self._known(name, "mixing", "stages", number, "tasks", at)
+                if (owner := self.tasks[name].read_with) is not None:
+                    raise Misfit(
+                        f"{name!r} comes whenever {owner!r} does, whose pairs it reads",
+                        *("mixing", "stages", number, "tasks", at),
+                    )
                 if name in (stage.tasks or ())[:at]:
                     raise Misfit(f"{name!r} stands twice", "mixing", "stages", number, "tasks", at)
         return self
@@ -633,6 +695,11 @@ class Recipe(BaseModel):
                 )
         for name in self.distill.teachers if self.distill is not None else ():
             self._known(name, "distill", "teachers", name)
+            if isinstance(self.tasks[name], DocumentSettings):
+                raise Misfit(
+                    f"'kind: {self.tasks[name].kind}' draws its questions anew each time, and a teacher answers once",
+                    *("distill", "teachers", name),
+                )
         smart = self.regularize.smart
         if smart is not None and self.encoder.freeze:
             raise Misfit(
@@ -645,6 +712,27 @@ class Recipe(BaseModel):
             )
         if self.encoder.freeze and self.gradients != GradientSettings(weighting=self.gradients.weighting):
             raise Misfit("a frozen encoder has no gradients to compare", "gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_fit_each_other(self) -> Self:
+        for name, task in self.tasks.items():
+            for key, other in (("pairs_of", task.read_with), ("head_of", task.head_of)):
+                if other is None:
+                    continue
+                self._known(other, "tasks", name, key)
+                owner = self.tasks[other]
+                wanted = "mlm" if key == "pairs_of" else task.kind
+                if owner.kind != wanted or other == name:
+                    found = "itself" if other == name else f"kind {owner.kind}"
+                    raise Misfit(f"expected another task of kind {wanted}, found {found}", "tasks", name, key)
+                if key == "head_of" and owner.head_of is not None:
+                    raise Misfit(f"{other!r} has no head of its own either", "tasks", name, key)
+            if isinstance(task, DocumentSettings) and self.encoder.freeze:
+                raise Misfit(
+                    f"'kind: {task.kind}' draws its questions anew each time, and a frozen encoder reads once",
+                    *("tasks", name),
+                )
         return self
 
     def _known(self, name: str, *place: str | int) -> None:

@@ -3,6 +3,8 @@
 from manyheads.tasks.choice import Choice
 from manyheads.tasks.classification import Classification
 from manyheads.tasks.kind import Kind, Prediction
+from manyheads.tasks.masked import MaskedLM
+from manyheads.tasks.next_sentence import NextSentence
 from manyheads.tasks.ranking import Ranking
 from manyheads.tasks.regression import Regression
 from manyheads.tasks.span import Answering
@@ -17,4 +19,6 @@ KINDS: dict[str, type[Kind]] = {
     "span": Answering,
     "choice": Choice,
     "ranking": Ranking,
+    "mlm": MaskedLM,
+    "nsp": NextSentence,
 }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 from torch import Tensor
 
+from manyheads.encoder.bert import Encoder
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer
@@ -24,7 +25,11 @@ from manyheads.tasks.heads.relation import Relation
 from manyheads.tasks.kind import ColumnError, Kind, KindSettings
 from manyheads.tasks.texts import text_of
 
-__all__ = ["CandidateKind", "CandidateSettings", "Candidates", "texts_of"]
+__all__ = ["CandidateKind", "CandidateSettings", "Candidates", "settled", "texts_of"]
+
+# The same sequence gets scores that differ in the last digits by where it stands in a batch: a matrix product adds
+# up the rows at its edges in another order. Relative to the score, or to 1 where that is more.
+_ROUNDING = 1e-6
 
 Candidates = tuple[str, list[str]]
 """An input: the text, and the candidates that are read beside it."""
@@ -73,7 +78,9 @@ class CandidateKind(Kind[Grouped]):
     def facts(self) -> dict[str, Any]:
         return {}
 
-    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+    def build_head(
+        self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
+    ) -> Head:
         """No two vectors stand for an example here, so that a shared relation layer has nothing to read."""
         assert relation is None
         share = dropout if self.settings.dropout is None else self.settings.dropout
@@ -130,6 +137,18 @@ class CandidateKind(Kind[Grouped]):
             if isinstance(text, str) and listed and all(isinstance(each, str) for each in candidates):
                 return text, list(candidates)
         raise ValueError(f"expected {wanted}, found {shown(one)}")
+
+
+def settled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The scores [candidates] of one example, those that differ by rounding alone made equal to the highest of them."""
+    equal: list[float] = scores.tolist()
+    highest = math.nan
+    for place in np.argsort(-scores, kind="stable").tolist():
+        if highest - equal[place] <= _ROUNDING * max(1.0, abs(highest)):
+            equal[place] = highest
+        else:  # also the first, and any that is not finite
+            highest = equal[place]
+    return np.array(equal)
 
 
 def texts_of(value: object, column: str) -> list[str]:

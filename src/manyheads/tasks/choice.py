@@ -17,7 +17,7 @@ from torch import Tensor
 from manyheads.encoder.grouped import Grouped
 from manyheads.errors import shown
 from manyheads.formulas import metrics
-from manyheads.tasks.candidates import CandidateKind, Candidates, CandidateSettings, texts_of
+from manyheads.tasks.candidates import CandidateKind, Candidates, CandidateSettings, settled, texts_of
 from manyheads.tasks.kind import ColumnError, Example, Prediction
 from manyheads.tasks.texts import text_of
 
@@ -88,7 +88,8 @@ class Choice(CandidateKind):
         return [self.settings.text, self.settings.second, lists, list(self._choice_columns)]
 
     def input(self, values: Mapping[str, Any]) -> Candidates:
-        text = text_of(values[self.settings.text], self.settings.text)
+        """No text and no choice may be empty; what `second` names may: in HellaSwag it is where a choice is all."""
+        text = text_of(values[self.settings.text], self.settings.text, empty=False)
         begin = ""
         if self.settings.second is not None:
             begin = text_of(values[self.settings.second], self.settings.second)
@@ -174,10 +175,11 @@ class Choice(CandidateKind):
 
 
 def _chosen(outputs: Grouped) -> Iterator[tuple[list[float], int]]:
-    """The probabilities of each example's choices and the place of the most probable, the first of several."""
-    for rows in outputs.with_rows(outputs.double().log_softmax().exp()).split():
-        shares = rows[:, 0].tolist()
-        yield shares, max(range(len(shares)), key=shares.__getitem__)
+    """The probabilities of each example's choices and the place of the most probable, the first of several (their
+    scores may differ by rounding)."""
+    exact = outputs.detach().double()
+    for scores, rows in zip(exact.split(), exact.with_rows(exact.log_softmax().exp()).split(), strict=True):
+        yield rows[:, 0].tolist(), int(settled(scores[:, 0].cpu().numpy()).argmax())
 
 
 def _starts(outputs: Grouped) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyheads.encoder.bert import Encoder
 from manyheads.errors import nearest, shown
 from manyheads.formulas import metrics, smart
 from manyheads.tasks.head import Head
@@ -170,7 +171,9 @@ class Classification(TextKind):
             raise ValueError(f"found {shown(value)}, expected one of {known}{nearest(name, self.labels)}")
         return float(number)
 
-    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+    def build_head(
+        self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
+    ) -> Head:
         outputs = 1 if self._binary else len(self.labels)
         share = dropout if self.settings.dropout is None else self.settings.dropout
         if relation is not None:

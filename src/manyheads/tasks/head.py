@@ -5,7 +5,7 @@ Knows states and tensors. Must not know labels, losses, files or recipes.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 import torch
@@ -33,8 +33,21 @@ class Head(nn.Module, ABC, Generic[R]):
 
     all_layers: bool = False
     """Whether it reads the states of all layers, not of the last alone."""
+    apart: bool = False
+    """Whether it answers in groups of rows, those of a sequence from that sequence alone: an example of many sequences
+    may then go through the encoder in pieces."""
     least_layers: int = 0
     """How many layers the encoder must have at least."""
+    in_checkpoint: ClassVar[str | None] = None
+    """What a checkpoint of BERT calls this head, where it has one beside the encoder (`checkpoint.HEAD_NAMES`)."""
+
+    @property
+    def weights_a_row(self) -> int:
+        """How many weights each of its rows is multiplied with, where they matter beside the encoder's. Here: none."""
+        return 0
+
+    def use(self, compute: torch.dtype | None) -> None:
+        """Choose the dtype of large matrix products, as `Encoder.use` does for the layers. Here: there are none."""
 
     @abstractmethod
     def read(self, states: States) -> R:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from manyheads.encoder.bert import Encoder
 from manyheads.encoder.layout import Layout, sums
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.tasks.head import Head
@@ -241,10 +242,13 @@ class Kind(ABC, Generic[O]):
         return []
 
     @abstractmethod
-    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+    def build_head(
+        self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
+    ) -> Head:
         """A fresh head for an encoder of width `hidden`; `dropout` is used where the settings have none.
 
-        With `relation` it is a linear layer over what that shared layer makes of a pair.
+        With `relation` it is a linear layer over what that shared layer makes of a pair. `encoder` is the encoder
+        that it will stand on, for heads that share parameters with it.
         """
 
     @abstractmethod

@@ -10,12 +10,12 @@ al. 2019, section 3.1). A text to predict says itself what is hidden, as `[MASK]
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self, final
+from typing import Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,10 +26,11 @@ from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import shown
 from manyheads.formulas import smart
 from manyheads.formulas.mlm import Pieces, check_mix, cross_entropy, masked
+from manyheads.tasks.documents import DocumentKind, DocumentSettings
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.masked_lm import MaskedLMHead
 from manyheads.tasks.heads.relation import Relation
-from manyheads.tasks.kind import Example, Kind, KindSettings, Prediction, Span, Tagged
+from manyheads.tasks.kind import Example, Kind, Prediction, Span, Tagged
 from manyheads.tasks.texts import text_of
 
 __all__ = ["MaskedLM", "MaskedLMSettings"]
@@ -38,15 +39,11 @@ _MASK = "[MASK]"
 _ROWS_AT_ONCE = 256  # rows of the vocabulary's width that are copied for scoring
 
 
-class MaskedLMSettings(KindSettings):
+class MaskedLMSettings(DocumentSettings):
     """Settings of `kind: mlm`."""
 
     kind: Literal["mlm"] = "mlm"
     """Which kind of task this is."""
-    text: str | None = None
-    """The column with the text; default: `text`."""
-    pair: tuple[str, str] | None = None
-    """Two columns with texts that are read in one sequence, as next-sentence prediction reads them."""
     rate: Annotated[float, Field(ge=0, le=1)] = 0.15
     """The probability that a token is asked; special tokens never are."""
     mix: Annotated[tuple[float, float, float], AfterValidator(check_mix)] = (0.8, 0.1, 0.1)
@@ -56,20 +53,9 @@ class MaskedLMSettings(KindSettings):
     n_best: Annotated[int, Field(ge=1)] = 5
     """How many tokens a prediction lists for each [MASK]."""
 
-    @model_validator(mode="after")
-    def _one_text_or_a_pair(self) -> Self:
-        if self.text is not None and self.pair is not None:
-            raise ValueError("expected either 'text: COLUMN' or 'pair: [COLUMN, COLUMN]'")
-        return self
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that hold the texts, one or two."""
-        return self.pair if self.pair is not None else (self.text or "text",)
-
 
 @final
-class MaskedLM(Kind[Grouped]):
+class MaskedLM(DocumentKind[Grouped]):
     """Masked tokens; measures perplexity (first, the smaller the better), accuracy and loss over the masked tokens.
 
     Outputs are `Grouped`: a row [V] of logits a masked token, a group a sequence, V the encoder's vocabulary. Targets
@@ -79,6 +65,7 @@ class MaskedLM(Kind[Grouped]):
     Settings = MaskedLMSettings
     settings: MaskedLMSettings
     squared = False
+    takes_pairs = False
 
     def __init__(self, settings: MaskedLMSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
@@ -94,51 +81,41 @@ class MaskedLM(Kind[Grouped]):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return self.settings.columns
+        return (self.settings.text,)
 
     @property
     def target_column(self) -> str:
         """The text's own: what is to be predicted stands in it."""
-        return self.settings.columns[0]
+        return self.settings.text
 
     @property
     def reads(self) -> int:
-        return len(self.settings.columns)
+        return 1
 
     @property
     def laid_by(self) -> Any:
-        return [*self.settings.columns, "masked"]
+        return [self.settings.text, "masked"]
 
-    def input(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(text_of(values[column], column) for column in self.columns)
+    def input(self, values: Mapping[str, Any]) -> str:
+        return text_of(values[self.settings.text], self.settings.text)
 
     def given(self, one: object) -> dict[str, Any]:
-        """A text or pair; of one without [MASK] nothing is asked, and its prediction is empty."""
-        texts = (one,) if isinstance(one, str) else tuple(one) if isinstance(one, Sequence) else ()
-        if len(texts) != self.reads or not all(isinstance(text, str) for text in texts):
-            wanted = "a text" if self.reads == 1 else "a pair of texts"
-            raise ValueError(f"expected {wanted}, found {shown(one)}")
-        return dict(zip(self.columns, texts, strict=True))
+        """A text; of one without [MASK] nothing is asked, and its prediction is empty."""
+        if not isinstance(one, str):
+            raise ValueError(f"expected a text, found {shown(one)}")
+        return {self.settings.text: one}
 
-    def lay(self, inputs: Sequence[tuple[str, ...]], tokenizer: Tokenizer, max_length: int) -> Layout:
-        """A sequence a text or pair. Marks are on the tokens that are [MASK] in the text; their offsets are those in
-        the text, or in the two texts of a pair with a space between."""
+    def lay(self, inputs: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Layout:
+        """A sequence a text. Marks are on the tokens that are [MASK] in the text; their offsets are those in it."""
         self.bind(tokenizer)
-        seconds = [texts[1] for texts in inputs] if self.reads == 2 else None
-        flat = tokenizer.encode_batch([texts[0] for texts in inputs], seconds, max_length)
+        flat = tokenizer.encode_batch(list(inputs), max_length=max_length)
         marks = flat.ids == tokenizer.mask_id
         offsets: list[tuple[int, int]] = []
-        for one in np.flatnonzero(
-            sums(marks, flat.lengths)
-        ):  # offsets are slow, and few texts have any to tell
-            texts = inputs[int(one)]
-            found = tokenizer([texts[0]], list(texts[1:]) or None, max_length)
-            for token, segment, (start, end) in zip(
-                found.input_ids[0], found.token_type_ids[0], found.offsets[0], strict=True
-            ):
-                if token == tokenizer.mask_id:
-                    shift = len(texts[0]) + 1 if segment else 0
-                    offsets.append((start + shift, end + shift))
+        # Offsets are slow, and few texts have any to tell.
+        for one in np.flatnonzero(sums(marks, flat.lengths)).tolist():
+            found = tokenizer([inputs[one]], max_length=max_length)
+            pairs = zip(found.input_ids[0], found.offsets[0], strict=True)
+            offsets += [place for token, place in pairs if token == tokenizer.mask_id]
         return Layout(
             flat.ids,
             flat.segments.astype(np.uint8),
@@ -150,10 +127,10 @@ class MaskedLM(Kind[Grouped]):
         )
 
     def draw(
-        self, layout: Layout, targets: NDArray[np.float64] | None, generator: np.random.Generator
-    ) -> tuple[Layout, NDArray[np.float64]]:
-        """A batch with masked tokens: ids as the model reads them, marks on the tokens that are asked, and their
-        true ids [M]. Earlier marks and targets are forgotten; so are offsets, as the text has no place for most."""
+        self, layout: Layout, follows: NDArray[np.bool_] | None, generator: np.random.Generator
+    ) -> tuple[Layout, NDArray[np.float64], NDArray[np.int64]]:
+        """Spans with masked tokens: ids as the model reads them, marks on the tokens that are asked; their true ids
+        [M]; and how many of them each span has."""
         assert self._tokenizer is not None, "the kind is not bound to a tokenizer"
         if self._pieces is None:
             self._pieces = Pieces.of(self._tokenizer)
@@ -168,7 +145,8 @@ class MaskedLM(Kind[Grouped]):
             lengths=layout.lengths,
         )
         answers = np.asarray(layout.ids[asked], dtype=np.float64)
-        return replace(layout, ids=ids, marks=asked, offsets=None), answers
+        laid = replace(layout, ids=ids, marks=asked, offsets=None)
+        return laid, answers, sums(sums(asked, layout.lengths), layout.counts)
 
     # ---- what it learns ----
 
@@ -207,6 +185,10 @@ class MaskedLM(Kind[Grouped]):
         return F.one_hot(targets.long(), self.width if outputs is None else outputs.rows.shape[1]).to(
             targets.dtype
         )
+
+    def counted(self, targets: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[n] an example's masked tokens."""
+        return sizes.astype(np.float64)
 
     def answers(self, outputs: Grouped) -> Tensor:
         return outputs.rows.softmax(1)

@@ -12,35 +12,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyheads.encoder.bert import Encoder
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import shown
-from manyheads.formulas import metrics, smart
+from manyheads.formulas import smart
+from manyheads.tasks.documents import DocumentKind, DocumentSettings
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.next_sentence import NextSentenceHead
 from manyheads.tasks.heads.relation import Relation
-from manyheads.tasks.kind import Example, Kind, KindSettings, Prediction
+from manyheads.tasks.kind import Example, Kind, Prediction
 from manyheads.tasks.texts import text_of
 
 __all__ = ["NextSentence", "NextSentenceSettings"]
 
 _LABELS = ("next", "not_next")  # in the order of BERT's two outputs
-_SAID: dict[object, int] = {"next": 0, "not_next": 1, "true": 0, "false": 1, True: 0, False: 1}
 
 
-class NextSentenceSettings(KindSettings):
+class NextSentenceSettings(DocumentSettings):
     """Settings of `kind: nsp`."""
 
     kind: Literal["nsp"] = "nsp"
     """Which kind of task this is."""
+    pairs_of: str | None = None
+    """Instead of files: a task of `kind: mlm` that then reads pairs; both learn from one pass of the encoder."""
     pair: tuple[str, str] = ("first", "second")
-    """The two columns with the spans."""
-    label: str = "next"
-    """The column that says whether the second follows the first: true or false, or `next` or `not_next`."""
+    """The two columns with the spans, in files to predict."""
 
 
 @final
-class NextSentence(Kind[Tensor]):
+class NextSentence(DocumentKind[Tensor]):
     """Whether a span is the next one; measures accuracy (first) and loss.
 
     Outputs are logits [B, 2], next and not next. Targets are 0 where it is the next, 1 where it is not (the order in
@@ -50,10 +51,14 @@ class NextSentence(Kind[Tensor]):
     Settings = NextSentenceSettings
     settings: NextSentenceSettings
     squared = False
+    takes_pairs = True
 
     def __init__(self, settings: NextSentenceSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
         self.labels = _LABELS
+
+    def bind(self, tokenizer: Tokenizer) -> None:
+        """Nothing: the labels are no tokens."""
 
     # ---- what it reads ----
 
@@ -63,7 +68,8 @@ class NextSentence(Kind[Tensor]):
 
     @property
     def target_column(self) -> str:
-        return self.settings.label
+        """None in the rows: whether a span follows is drawn."""
+        return _LABELS[0]
 
     @property
     def reads(self) -> int:
@@ -91,6 +97,13 @@ class NextSentence(Kind[Tensor]):
         counts = np.ones(len(inputs), dtype=np.int32)
         return Layout(flat.ids, flat.segments.astype(np.uint8), flat.lengths, flat.dropped, counts)
 
+    def draw(
+        self, layout: Layout, follows: NDArray[np.bool_] | None, generator: np.random.Generator
+    ) -> tuple[Layout, NDArray[np.float64], NDArray[np.int64]]:
+        """The pairs as they are, and 0 for those that follow, 1 for those that do not."""
+        assert follows is not None, "spans that are no pairs"
+        return layout, (~follows).astype(np.float64), np.ones(len(follows), dtype=np.int64)
+
     # ---- what it learns ----
 
     def learn(self, values: Sequence[object]) -> None:
@@ -99,16 +112,13 @@ class NextSentence(Kind[Tensor]):
     def facts(self) -> dict[str, Any]:
         return {}
 
-    def target(self, value: object, example: Example | None = None) -> float:
-        # A bare 0 or 1 would be read both ways: as "is not, is the next", and as BERT numbers its outputs.
-        if isinstance(value, str | bool):
-            number = _SAID.get(value.strip().lower() if isinstance(value, str) else value)
-            if number is not None:
-                return float(number)
-        found = "null" if value is None else shown(value)
-        raise ValueError(f"found {found}, expected true or false, or 'next' or 'not_next'")
+    def target(self, value: object, example: Example | None = None) -> list[float]:
+        """None before the pairs are drawn."""
+        return []
 
-    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+    def build_head(
+        self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
+    ) -> Head:
         """It drops nothing, as in BERT."""
         if relation is not None:
             raise ValueError("a relation layer is for pairs that are encoded apart")
@@ -158,15 +168,23 @@ class NextSentence(Kind[Tensor]):
     def measures(
         self, outputs: Tensor, targets: Tensor, examples: Sequence[Example] | None = None
     ) -> dict[str, float]:
-        right = metrics.accuracy(targets.long().tolist(), self._guess(outputs).tolist())
-        return {"accuracy": right, "loss": float(self.loss(outputs, targets))}
+        return self.totals(self.tallies(outputs, targets, examples).sum(0))
+
+    def totals(self, sums: NDArray[np.float64]) -> dict[str, float]:
+        count, _, log_likelihood = sums.tolist()
+        return {
+            "accuracy": float(self.measure_of(sums)),
+            "loss": -log_likelihood / count if count else math.nan,
+        }
 
     def tallies(
         self, outputs: Tensor, targets: Tensor, examples: Sequence[Example] | None = None
     ) -> NDArray[np.float64]:
-        """[n, 2]: 1, right or not."""
-        right = self._guess(outputs) == targets.long().numpy()
-        return np.column_stack([np.ones(len(right)), right]).astype(np.float64)
+        """[n, 3]: 1, right or not, the log-likelihood of what is true."""
+        wanted = targets.long()
+        right = self._guess(outputs) == wanted.numpy()
+        likely = outputs.detach().double().log_softmax(1).gather(1, wanted[:, None])[:, 0]
+        return np.column_stack([np.ones(len(right)), right, likely.numpy()]).astype(np.float64)
 
     def _guess(self, outputs: Tensor) -> NDArray[np.int64]:
         """[B] 0 or 1, as in `predictions`."""
@@ -188,5 +206,5 @@ class NextSentence(Kind[Tensor]):
         ]
 
     def told(self, value: Any) -> list[Any]:
-        """The label's name."""
-        return [_LABELS[int(self.target(value))]]
+        """None: rows have no label."""
+        return [value]

@@ -18,7 +18,7 @@ from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import sums
 from manyheads.errors import nearest, shown
 from manyheads.formulas.metrics import ranking as metrics
-from manyheads.tasks.candidates import CandidateKind, Candidates, CandidateSettings, texts_of
+from manyheads.tasks.candidates import CandidateKind, Candidates, CandidateSettings, settled, texts_of
 from manyheads.tasks.kind import ColumnError, Example, Prediction
 from manyheads.tasks.texts import text_of
 
@@ -119,14 +119,21 @@ class Ranking(CandidateKind):
         """The rows as they are; what is no text is told while its own row is read, not the query's first."""
         for place, values in rows:
             for column in self.columns:
-                text_of(values[column], column)
+                text_of(values[column], column, empty=False)
             yield place, values
 
     def input(self, values: Mapping[str, Any]) -> Candidates:
-        query = text_of(values[self.settings.query], self.settings.query)
+        """No query and no candidate may be empty: rows without a query would all be candidates of one."""
+        query = text_of(values[self.settings.query], self.settings.query, empty=False)
         candidates = texts_of(values[self._column], self._column)
         if not candidates:
             raise ColumnError(self._column, "found no candidates, expected one or more")
+        for place, candidate in enumerate(candidates, start=1):
+            if not candidate.strip():
+                raise ColumnError(
+                    self._column,
+                    f"candidate {place} of {len(candidates)} is empty, expected a text",
+                )
         return query, candidates
 
     def given(self, one: object) -> dict[str, Any]:
@@ -219,14 +226,15 @@ class Ranking(CandidateKind):
         return (relevant / count.index_select(0, outputs.owners))[:, None]
 
     def predictions(self, outputs: Grouped, examples: Sequence[Example] | None = None) -> list[Prediction]:
-        """`label` is the text of the best candidate where the inputs are known; of equal scores the first is best."""
-        exact = outputs.double()
+        """`label` is the text of the best candidate where the inputs are known; of scores that are equal, but for
+        rounding, the first is best."""
+        exact = outputs.detach().double()
         found = []
         for number, (scores, rows) in enumerate(
             zip(exact.split(), exact.with_rows(exact.log_softmax().exp()).split(), strict=True)
         ):
             # By score: probabilities of candidates far behind may round to the same.
-            order = scores[:, 0].argsort(descending=True, stable=True).tolist()
+            order = np.argsort(-settled(scores[:, 0].cpu().numpy()), kind="stable").tolist()
             shares = rows[:, 0].tolist()
             input = examples[number].input if examples is not None else None
             found.append(
@@ -282,10 +290,11 @@ class Ranking(CandidateKind):
 
 
 def _queries(outputs: Grouped, targets: Tensor) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """(scores, relevances) of each query."""
+    """(scores, relevances) of each query; scores that differ by rounding alone are tied."""
     ends = np.cumsum(outputs.sizes)[:-1]
     scores = outputs.rows[:, 0].detach().double().cpu().numpy()
-    return zip(np.split(scores, ends), np.split(targets.double().cpu().numpy(), ends), strict=True)
+    equal = map(settled, np.split(scores, ends))
+    return zip(equal, np.split(targets.double().cpu().numpy(), ends), strict=True)
 
 
 def _name(value: object) -> str:

@@ -14,6 +14,7 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyheads.encoder.bert import Encoder
 from manyheads.errors import shown
 from manyheads.formulas import metrics, smart
 from manyheads.tasks.head import Head
@@ -93,7 +94,9 @@ class Regression(TextKind):
             raise ValueError(f"found {shown(value)}, expected {wanted}")
         return number
 
-    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+    def build_head(
+        self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
+    ) -> Head:
         share = dropout if self.settings.dropout is None else self.settings.dropout
         if relation is not None:
             # It begins where the cosine head does, and like that one without dropout: the cosine scaled to the range.

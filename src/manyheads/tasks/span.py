@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from manyheads.encoder.bert import Encoder
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout, sums
 from manyheads.encoder.tokenizer import Tokenizer
@@ -164,7 +165,9 @@ class Answering(Kind[Grouped]):
         return [*self.columns, self.settings.question_length, self.settings.stride]
 
     def input(self, values: Mapping[str, Any]) -> Asked:
-        question, context = (text_of(values[column], column) for column in self.columns)
+        """A question may be empty, as two of CMRC 2018's are; a context may not."""
+        question = text_of(values[self.settings.question], self.settings.question)
+        context = text_of(values[self.settings.context], self.settings.context, empty=False)
         name = values.get(self.settings.id)
         if name is not None and (not isinstance(name, str | int) or isinstance(name, bool)):
             raise ColumnError(self.settings.id, f"found {shown(name)}, expected a text or a whole number")
@@ -291,7 +294,9 @@ class Answering(Kind[Grouped]):
             start += min(length, self.settings.stride)
         return found
 
-    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+    def build_head(
+        self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
+    ) -> Head:
         """No two vectors stand for an example here, so that a shared relation layer has nothing to read."""
         assert relation is None
         return SpanHead(hidden, dropout=self.settings.dropout)
@@ -494,14 +499,14 @@ class Answering(Kind[Grouped]):
             self.threshold = squad.best_threshold(odds, said[:, 1], silent[:, 1])
 
     def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
-        """The answer, its probability and its place in the context (empty where there is none); the log-odds of no
+        """The answer, its probability and its place in the context (None where there is none); the log-odds of no
         answer where it may be one."""
         at = prediction.spans[0] if prediction.label else None
         said = {
             "label": prediction.label,
             "score": prediction.score,
-            "start": "" if at is None else at.start,
-            "end": "" if at is None else at.end,
+            "start": None if at is None else at.start,
+            "end": None if at is None else at.end,
         }
         return [said | ({"no_answer_odds": prediction.value} if self.no_answer else {})]
 

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyheads.encoder.bert import Encoder
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer, Word
@@ -414,7 +415,9 @@ class Tagging(Kind[Grouped]):
                 raise _TagError(f"found {found}, expected {expected}", word=place)
         return tags
 
-    def build_head(self, hidden: int, dropout: float, relation: Relation | None = None) -> Head:
+    def build_head(
+        self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
+    ) -> Head:
         if relation is not None:
             raise ValueError("a relation layer is for tasks on pairs")
         settings, outputs = self.settings, len(self.labels)

@@ -39,7 +39,8 @@ class TextSettings(KindSettings):
     """For `siamese` with a linear head: what of the vectors u and v the head sees; default u, v, absdiff."""
     pooling: Pooling | None = None
     """The vector of a text: `pooled` (the encoder's tanh pooler, the default), `cls` (the first token's
-    last state) or `mean` (over the tokens; the default of the cosine head and of a relation layer)."""
+    last state), `mean` (over the tokens; the default of the cosine head and of a relation layer) or `last` (the last
+    token's, for an encoder with causal attention, whose first token has seen nothing)."""
     dropout: float | None = None
     """Share of the head's input that is dropped while training; default: the encoder's dropout."""
 
@@ -137,9 +138,14 @@ class TextKind(Kind[Tensor]):
         return Layout(flat.ids, flat.segments.astype(np.uint8), flat.lengths, flat.dropped, counts)
 
 
-def text_of(value: object, column: str) -> str:
-    """A row's text; numbers are written out, anything else that is no text is a ColumnError."""
+def text_of(value: object, column: str, *, empty: bool = True) -> str:
+    """A row's text; numbers are written out, anything else that is no text is a ColumnError.
+
+    `empty` says whether the text may be empty, or nothing but white space.
+    """
     if isinstance(value, str):
+        if not empty and not value.strip():
+            raise ColumnError(column, f"found the empty text {shown(value)}, expected a text")
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)

@@ -5,21 +5,35 @@ Knows networks, splits and kinds. Must not know optimisers, checkpoints or where
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from manyheads.encoder.ragged import Ragged
 from manyheads.errors import WorkError
 from manyheads.files import replacing, write_json
-from manyheads.model import Network, ragged_batches
+from manyheads.model import Network, ragged_batches, read_in_pieces, whole
 from manyheads.tasks import Kind
 from manyheads.tasks.head import Rows, joined, ordered, plain
+from manyheads.training.documents import Spans
 from manyheads.training.frozen import Vectors
+from manyheads.training.objective import Part
 from manyheads.training.splits import Split, TaskData
 
-__all__ = ["goodness", "outputs_of", "score", "tune", "write_predictions", "write_tallies"]
+__all__ = [
+    "Running",
+    "goodness",
+    "outputs_of",
+    "score",
+    "tallies",
+    "tallies_of",
+    "tune",
+    "write_predictions",
+    "write_tallies",
+]
 
 
 @torch.no_grad()
@@ -37,24 +51,68 @@ def outputs_of(
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    order, batches = ragged_batches(split.rows.lengths)
+    rows, pieces = split.rows, None
+    if vectors is None:
+        cut, pieces = read_in_pieces(rows.layout, [network.head(task)])
+        rows = replace(rows, layout=cut)
+    ended = np.ones(len(rows.lengths), dtype=np.int64)  # how many examples are done with a piece
+    if pieces is not None:
+        ended[:] = 0
+        ended[np.cumsum(pieces) - 1] = 1
+    order, batches = ragged_batches(rows.lengths)
     found: list[Rows] = []
     for begin, end in batches:
         if vectors is None:
-            layout = split.rows.batch(order[begin:end])
+            layout = rows.batch(order[begin:end])
             ragged = Ragged.of_layout(layout).to(device)
             outputs = network(ragged, [(task, 0, len(layout.lengths))])[0]
         else:
             outputs = network.head(task)(vectors.take(order[begin:end]).to(device))
         found.append(outputs.cpu())
         if progress is not None:
-            progress(end - begin)
+            progress(int(ended[order[begin:end]].sum()))
     network.train(was_training)
     if not all(bool(plain(one).isfinite().all()) for one in found):
-        raise WorkError(
-            f"task {task}: the model answers with numbers that are not finite; a smaller optimizer.lr may help"
-        )
-    return ordered(joined(found), np.argsort(order, kind="stable"))
+        raise WorkError(_not_finite(task))
+    return whole(ordered(joined(found), np.argsort(order, kind="stable")), pieces)
+
+
+@torch.no_grad()
+def tallies_of(
+    network: Network, task: TaskData, spans: Spans, progress: Callable[[int], None] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """{task: its kind's tallies [n, k]} of all spans of a split, for the task and for those that read with it.
+
+    In eval mode, and batch by batch: outputs as wide as a vocabulary are not kept.
+    """
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    several = (task, *task.beside)
+    found: dict[str, list[NDArray[np.float64]]] = {one.name: [] for one in several}
+    for block in spans.blocks():
+        order, batches = ragged_batches(block.layout.lengths_of_examples)
+        of_block: dict[str, list[NDArray[np.float64]]] = {one.name: [] for one in several}
+        for begin, end in batches:
+            drawn = block.take(order[begin:end])
+            ragged = Ragged.of_layout(drawn.layout).to(device)
+            outputs = network(ragged, [(one.name, 0, len(ragged)) for one in several])
+            for one, said, answers in zip(several, outputs, drawn.answers, strict=True):
+                if not bool(plain(said).isfinite().all()):
+                    raise WorkError(_not_finite(one.name))
+                numbers = one.kind.tallies(said.cpu(), torch.from_numpy(answers.targets))
+                of_block[one.name].append(numbers)
+            if progress is not None:
+                progress(end - begin)
+        back = np.argsort(order, kind="stable")
+        for name, parts in of_block.items():
+            found[name].append(np.concatenate(parts)[back])
+    network.train(was_training)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _not_finite(task: str) -> str:
+    return f"task {task}: the model answers with numbers that are not finite; a smaller optimizer.lr may help"
 
 
 def score(kind: Kind, outputs: Rows, split: Split) -> dict[str, float]:
@@ -72,10 +130,45 @@ def _targets(split: Split) -> torch.Tensor:
     return torch.from_numpy(split.targets)
 
 
-def write_tallies(path: Path, kind: Kind, split: Split, outputs: Rows) -> None:
-    """The kind's tallies [n, k] of a split with targets, as `.npy`: what significance is computed from."""
+def tallies(kind: Kind, outputs: Rows, split: Split) -> NDArray[np.float64]:
+    """The kind's tallies [n, k] of a split's outputs against its targets (which it must have)."""
+    return kind.tallies(outputs, _targets(split), split.examples)
+
+
+def write_tallies(path: Path, tallies: NDArray[np.float64]) -> None:
+    """Tallies [n, k] as `.npy`: what significance is computed from."""
     with replacing(path) as beside, open(beside, "wb") as file:
-        np.save(file, kind.tallies(outputs, _targets(split), split.examples))
+        np.save(file, tallies)
+
+
+class Running:
+    """What a training's own batches say of its tasks between two evaluations: answers given with dropout, by weights
+    that moved meanwhile.
+
+    Of kinds whose answer is one row an example; others would have to look back at their texts in every step, or at
+    as many numbers as a vocabulary has words.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[Kind, list[torch.Tensor], list[torch.Tensor]]] = {}
+
+    def note(self, parts: Sequence[Part], outputs: Sequence[Rows]) -> None:
+        """Remember what was said of a batch."""
+        for part, said in zip(parts, outputs, strict=True):
+            one_each = isinstance(said, torch.Tensor) and len(said) == len(part.targets)
+            if one_each and not part.kind.keeps_inputs:
+                _, rows, targets = self._said.setdefault(part.task, (part.kind, [], []))
+                rows.append(plain(said).detach())
+                targets.append(part.targets)
+
+    def take(self) -> dict[str, dict[str, float]]:
+        """{task: its measures} since the last time, and begin anew."""
+        found = {
+            task: kind.measures(torch.cat(rows).float().cpu(), torch.cat(targets))
+            for task, (kind, rows, targets) in self._said.items()
+        }
+        self._said = {}
+        return found
 
 
 def goodness(tasks: Sequence[TaskData], scores: Mapping[str, Mapping[str, float]]) -> float:

@@ -33,6 +33,13 @@ class Journal:
         self._smooth: dict[str, float] = {}
         self._tokens, self._since, self._said = 0, time.perf_counter(), time.perf_counter()
         self._speed = 0.0
+        self.possible: tuple[float, str] | None = None
+        """The operations a second that the device is capable of, and whence the number is; None: not asked."""
+        self._interval = [
+            0.0,
+            0.0,
+            0.0,
+        ]  # seconds, tokens and operations of the steps since the last evaluation
 
     @contextmanager
     def opened(self, total: int, *, resumed_at: int | None = None) -> Iterator[None]:
@@ -81,6 +88,35 @@ class Journal:
         yield lambda count: self._progress.advance(row, count)
         self._progress.remove_task(row)
 
+    @contextmanager
+    def preparing(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
+        """`working` before the log is opened; the bar is drawn only once there is something to show."""
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f}%"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.bar,
+        )
+        begun = False
+
+        def advance(count: int) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                bar.start()
+                bar.add_task(text, total=total)
+                if not self.bar:
+                    self.say(text)
+            bar.advance(bar.task_ids[0], count)
+
+        try:
+            yield advance
+        finally:
+            bar.stop()
+
     def say(self, text: str) -> None:
         """One line for the person at the terminal."""
         self.console.print(text, soft_wrap=True, markup=False)
@@ -102,12 +138,15 @@ class Journal:
         rate: float,
         norm: float,
         tokens: int,
+        seconds: float,
+        operations: float,
         sizes: Mapping[str, int],
         terms: Mapping[str, float],
     ) -> None:
-        """A training step: each task's loss, the heads' rate, the gradient's norm before clipping, tokens read,
-        examples of each task, the other terms of the objective."""
+        """A training step: each task's loss, the heads' rate, the gradient's norm before clipping, tokens read, the
+        seconds and the operations it took, examples of each task, the other terms of the objective."""
         now = time.perf_counter()
+        self._interval = [a + b for a, b in zip(self._interval, (seconds, tokens, operations), strict=True)]
         self._tokens += tokens
         if now - self._since >= 1.0:
             self._speed = self._tokens / (now - self._since)
@@ -122,6 +161,7 @@ class Journal:
                 "loss": dict(losses),
                 "examples": dict(sizes),
                 "tokens": tokens,
+                "seconds": round(seconds, 6),
                 "lr": rate,
                 "norm": norm,
                 **({"terms": dict(terms)} if terms else {}),
@@ -144,15 +184,33 @@ class Journal:
             self.say(f"step {step}/{self.total} · epoch {epoch:.2f} · {told}")
 
     def evaluation(
-        self, step: int, scores: Mapping[str, Mapping[str, float]], mean: float, best: bool
+        self,
+        step: int,
+        scores: Mapping[str, Mapping[str, float]],
+        mean: float,
+        best: bool,
+        learnt: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """The dev scores after a step."""
+        """The dev scores after a step, and the measures of the training's own batches since the last ones."""
+        speed = self._speeds()
         self._write(
-            {"event": "evaluation", "step": step, "scores": scores, "mean": mean, "best": best}, flush=True
+            {
+                "event": "evaluation",
+                "step": step,
+                "scores": scores,
+                "mean": mean,
+                "best": best,
+                "train": learnt,
+                **speed,
+            },
+            flush=True,
         )
-        for task, measures in scores.items():
-            for name, value in measures.items():
-                self._board.add_scalar(f"dev/{task}/{name}", value, step)
+        for side, found in (("dev", scores), ("train", learnt)):
+            for task, measures in found.items():
+                for name, value in measures.items():
+                    self._board.add_scalar(f"{side}/{task}/{name}", value, step)
+        for name, value in speed.items():
+            self._board.add_scalar(f"speed/{name}", value, step)
         told = " · ".join(
             f"{task} {name} {value:.4f}"
             for task, measures in scores.items()
@@ -161,6 +219,18 @@ class Journal:
         self.say(f"step {step}/{self.total} · dev {told}" + (" · best so far" if best else ""))
         self._since = time.perf_counter()
         self._tokens = 0
+
+    def _speeds(self) -> dict[str, float]:
+        """Tokens a second within steps since the last evaluation and, where it is known what is possible, the share
+        of it that the products' operations are (model FLOPs utilisation)."""
+        seconds, tokens, operations = self._interval
+        self._interval = [0.0, 0.0, 0.0]
+        if not tokens or not seconds:
+            return {}
+        found = {"tokens_per_second": tokens / seconds}
+        if self.possible is not None:
+            found["mfu"] = operations / seconds / self.possible[0]
+        return found
 
     def affinity(self, step: int, tasks: Sequence[str], cosines: Mapping[str, Any]) -> None:
         """Cosines [tasks, tasks] between the tasks' gradients for each floor, before step `step`."""

@@ -8,14 +8,14 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from manyheads.data import mixing
 from manyheads.data.encode import TokenCache
@@ -28,12 +28,18 @@ from manyheads.formulas import optim
 from manyheads.model import Model, Network, Task
 from manyheads.recipe import Recipe
 from manyheads.run import Run
+from manyheads.tasks import Kind
+from manyheads.tasks.documents import DocumentKind
 from manyheads.training import state
 from manyheads.training.conflict import Surgery, affinity, draw_affinity
+from manyheads.training.documents import Answers, Drawn
 from manyheads.training.evaluate import (
+    Running,
     goodness,
     outputs_of,
     score,
+    tallies,
+    tallies_of,
     tune,
     write_predictions,
     write_tallies,
@@ -52,8 +58,9 @@ from manyheads.training.setup import (
     own_random_numbers,
     plan_steps,
 )
-from manyheads.training.splits import TaskData, load_task
+from manyheads.training.splits import TaskData, load_tasks
 from manyheads.training.teachers import teach
+from manyheads.training.throughput import operations, possible
 
 __all__ = ["Stopped", "train"]
 
@@ -95,15 +102,13 @@ def train(
     _refuse_other_content(run, resume)
     tokenizer, encoder, chosen = open_encoder(recipe, device, attention)
     cache = cache or TokenCache()
-    tasks = [
-        load_task(name, recipe, tokenizer, positions=encoder.shape.positions, cache=cache)
-        for name in recipe.tasks
-    ]
-    for task in tasks:
-        if "train" not in task.splits:
-            raise InputError(f"tasks.{task.name}: no 'train' among its files, so it cannot be trained")
-
     journal = Journal(run.folder, quiet=quiet)
+    tasks = load_tasks(
+        recipe, tokenizer, positions=encoder.shape.positions, cache=cache, working=journal.preparing
+    )
+    for task in tasks:
+        if not task.reads_another and "train" not in task.lengths:
+            raise InputError(f"tasks.{task.name}: no 'train' among its files, so it cannot be trained")
     named = {task.name: task for task in tasks}
     network = build_network(recipe, encoder, named).to(device, chosen.parameters)
     teachers = teach(recipe, named, device=device, attention=attention, cache=cache, say=journal.say)
@@ -111,7 +116,7 @@ def train(
     objective.to(device)
     optimizer = build_optimizer(recipe, network, objective)
     schedule = build_schedule(recipe, tasks)
-    plan = plan_steps(recipe, schedule, len(tasks))
+    plan = plan_steps(recipe, schedule, sum(not task.reads_another for task in tasks))
     key = key_of(recipe, tasks, tokenizer, plan, teachers)
     progress = state.Progress()
     found = state.latest(run.checkpoints) if resume else None
@@ -124,27 +129,34 @@ def train(
     model = Model(
         network,
         tokenizer,
-        [Task(task.name, task.kind, task.section.max_length) for task in tasks],
+        [
+            Task(task.name, task.kind, named[task.section.read_with or task.name].section.max_length)
+            for task in tasks
+        ],
         chosen.name,
     )
-    model.network.encoder.use(compute=chosen.compute, attention=attention)
+    model.network.use(compute=chosen.compute, attention=attention)
     with (
         journal.opened(plan.total, resumed_at=progress.step if resume else None),
         own_random_numbers(recipe.seed),
         _interrupt() as interrupted,
     ):
+        if any(task.spans for task in tasks):
+            journal.possible = possible(device, chosen.compute or chosen.parameters)
         describe(journal, recipe, tasks, schedule, plan, network, optimizer, chosen.name, progress)
         vectors = _frozen_vectors(run, journal, network, tasks) if recipe.encoder.freeze else {}
         material = _Material(named, schedule, teachers, vectors)
         network.train()
         before = time.perf_counter() - progress.seconds
+        running = Running()
         while progress.step < plan.total and not progress.stopped:
             every = recipe.gradients.affinity_every
             if every is not None and progress.step % every == 0:
                 _measure_affinity(journal, recipe, network, material, progress.step)
             began = time.perf_counter()
-            step = _step(recipe, network, objective, optimizer, material, plan, progress.step)
-            progress.step_seconds += time.perf_counter() - began
+            step = _step(recipe, network, objective, optimizer, material, plan, progress.step, running)
+            seconds = time.perf_counter() - began
+            progress.step_seconds += seconds
             progress.examples += sum(step.sizes.values())
             progress.step += 1
             journal.step(
@@ -154,12 +166,17 @@ def train(
                 rate=optimizer.param_groups[-1]["lr"],
                 norm=step.norm,
                 tokens=step.tokens,
+                seconds=seconds,
+                operations=step.operations,
                 sizes=step.sizes,
                 terms=step.terms,
             )
             last = progress.step == plan.total
             if last or progress.step % plan.evaluate_every == 0:
-                _evaluate(run, journal, recipe, network, material, progress)
+                _evaluate(run, journal, recipe, network, material, progress, running.take())
+            every = recipe.schedule.keep_every
+            if every is not None and progress.step % (every * plan.per_epoch) == 0:
+                model.save(run.folder / "epochs" / str(progress.step // plan.per_epoch))
             progress.seconds = time.perf_counter() - before
             if interrupted or last or progress.stopped or progress.step % plan.checkpoint_every == 0:
                 journal.flush()
@@ -182,6 +199,8 @@ class _Done:
     sizes: dict[str, int]
     """Task → examples."""
     tokens: int = 0
+    operations: float = 0.0
+    """Of the products, forward and backward."""
     norm: float = 0.0
     """2-norm of the gradient before it is shortened."""
 
@@ -194,46 +213,47 @@ def _step(
     material: _Material,
     plan: Plan,
     number: int,
+    running: Running,
 ) -> _Done:
     """Step `number` (from 0): draw, forward and backward, clip, move."""
     torch.manual_seed(_mixed(recipe.seed, number))  # dropout and noise are functions of (seed, step) alone
     _set_rates(optimizer, recipe, number, plan.total)
     rounds = [material.schedule.draws(number * plan.draws + i) for i in range(plan.draws)]
-    drawn = [
+    reads = [
         # Of a round's examples each counts alike; rounds that are summed into one step count alike.
-        (draw, len(draw.rows) / sum(len(one.rows) for one in round_))
+        _read(material, draw.task, draw.rows, number, recipe.seed, len(draw.rows) / sum(map(_rows, round_)))
         for round_ in rounds
         for draw in round_
     ]
-    done = _Done({}, {}, {draw.task: len(draw.rows) for draw, _ in drawn})
-    weights = {draw.task: weight for draw, weight in drawn}
-    surgery = Surgery(network) if recipe.gradients.surgery == "pcgrad" and len(done.sizes) > 1 else None
+    done = _Done({}, {}, {read.tasks[0].name: len(read.rows) for read in reads})
+    several = sum(len(read.tasks) for read in reads) > 1
+    surgery = Surgery(network) if recipe.gradients.surgery == "pcgrad" and several else None
     progress = number / max(1, plan.total - 1)
-    for share in range(recipe.schedule.accumulate):
-        micro = [
-            (draw.task, rows, weight * _part_of(material.tasks[draw.task], rows, draw.rows))
-            for draw, weight in drawn
-            if len(rows := _share(draw.rows, share, recipe.schedule.accumulate))
-        ]
-        for some in [micro] if surgery is None else [[one] for one in micro]:
+    shares = recipe.schedule.accumulate
+    for share in range(shares):
+        micro = [part for read in reads if (part := read.part(share, shares)) is not None]
+        for some in [micro] if surgery is None else [[one] for read in micro for one in read.apart()]:
             if not some:
                 continue
             ragged, parts = _batch(material, some)
             ragged = ragged.to(next(network.parameters()).device)
-            loss, losses, terms = objective(network, ragged, parts, progress)
-            if not math.isfinite(float(loss.detach())):
+            said = objective(network, ragged, parts, progress)
+            if not math.isfinite(float(said.total.detach())):
                 raise WorkError(
-                    f"step {number + 1}: the loss is {float(loss.detach())} (tasks {', '.join(losses)}); "
+                    f"step {number + 1}: the loss is {float(said.total.detach())} (tasks {', '.join(said.losses)}); "
                     "a smaller optimizer.lr or precision float32 may help"
                 )
-            loss.backward()
+            said.total.backward()
+            running.note(parts, said.outputs)
             if surgery is not None:
-                surgery.put_aside(some[0][0])
-            done.tokens += 0 if parts[0].vectors is not None else ragged.tokens
-            for task, _, weight in some:
-                part = losses[task] * weight / weights[task]
-                done.losses[task] = done.losses.get(task, 0.0) + part
-            for name, value in terms.items():
+                surgery.put_aside(some[0].tasks[0].name)
+            if parts[0].vectors is None:
+                done.tokens += ragged.tokens
+                done.operations += operations(network, ragged, parts)
+            for read in some:
+                for task, counts in zip(read.tasks, read.shares, strict=True):
+                    done.losses[task.name] = done.losses.get(task.name, 0.0) + said.losses[task.name] * counts
+            for name, value in said.terms.items():
                 done.terms[name] = done.terms.get(name, 0.0) + value
     if surgery is not None:
         surgery.operate()
@@ -248,38 +268,88 @@ def _step(
     return done
 
 
-def _batch(
-    material: _Material, drawn: Sequence[tuple[str, np.ndarray[Any, np.dtype[np.int64]], float]]
-) -> tuple[Ragged, list[Part]]:
-    """One ragged batch for the examples of all drawn tasks, (task, rows, weight), and which of its sequences are whose.
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Examples that a step reads: whose they are, what stands in them, and how much they count."""
+
+    tasks: tuple[TaskData, ...]
+    """The task whose rows they are, and those that read with it."""
+    rows: NDArray[np.int64]
+    drawn: Drawn
+    weight: float
+    """Of the examples in the step."""
+    shares: tuple[float, ...]
+    """Of each task: how much these examples count among those that were drawn for it."""
+
+    def part(self, number: int, parts: int) -> "_Read | None":
+        """The `number`-th of nearly equal parts; None where there are fewer examples."""
+        if parts == 1:
+            return self
+        places = np.array_split(np.arange(len(self.rows)), parts)[number]
+        if not len(places):
+            return None
+        drawn = self.drawn.take(places)
+        return _Read(
+            self.tasks,
+            self.rows[places],
+            drawn,
+            self.weight,
+            tuple(
+                _part_of(task.kind, some, whole)
+                for task, some, whole in zip(self.tasks, drawn.answers, self.drawn.answers, strict=True)
+            ),
+        )
+
+    def apart(self) -> "Iterator[_Read]":
+        """The same for each task alone."""
+        for task, answers, share in zip(self.tasks, self.drawn.answers, self.shares, strict=True):
+            yield _Read((task,), self.rows, Drawn(self.drawn.layout, (answers,)), self.weight, (share,))
+
+
+def _rows(draw: mixing.Step) -> int:
+    return len(draw.rows)
+
+
+def _read(
+    material: _Material, name: str, rows: NDArray[np.int64], step: int | str, seed: int, weight: float = 1.0
+) -> _Read:
+    """Examples of a task; what is left to chance in them follows from (seed, step, task)."""
+    task = material.tasks[name]
+    drawn = task.train.draw(rows, np.random.default_rng(_mixed(seed, f"{step}/{name}")))
+    tasks = (task, *task.beside)
+    return _Read(tasks, rows, drawn, weight, (1.0,) * len(tasks))
+
+
+def _batch(material: _Material, reads: Sequence[_Read]) -> tuple[Ragged, list[Part]]:
+    """One ragged batch for the examples of all tasks, and which of its sequences are whose.
 
     With a frozen encoder no tokens are read: the parts carry the vectors, and the batch is one token for form's sake.
     """
     layouts: list[Layout] = []
     parts: list[Part] = []
     sequences = 0
-    for name, rows, weight in drawn:
-        task = material.tasks[name]
-        split = task.splits["train"]
-        kept = material.vectors.get((name, "train"))
-        if kept is None:
-            layouts.append(split.rows.batch(rows))
-        count = int(split.rows.layout.counts[rows].sum())
-        teacher = material.teachers.get(name)
-        parts.append(
-            Part(
-                name,
-                task.kind,
-                sequences,
-                sequences + count,
-                torch.from_numpy(split.targets_of(rows)),
-                task.section.weight * weight,
-                None if teacher is None else teacher.take(rows).rows,
-                None if kept is None else kept.take(rows),
+    for read in reads:
+        count = len(read.drawn.layout.lengths)
+        for task, answers, share in zip(read.tasks, read.drawn.answers, read.shares, strict=True):
+            kept = material.vectors.get((task.name, "train"))
+            teacher = material.teachers.get(task.name)
+            parts.append(
+                Part(
+                    task.name,
+                    task.kind,
+                    sequences,
+                    sequences + count,
+                    torch.from_numpy(answers.targets),
+                    task.section.weight * read.weight * share,
+                    None if teacher is None else teacher.take(read.rows).rows,
+                    None if kept is None else kept.take(read.rows),
+                )
             )
-        )
+        layouts.append(read.drawn.layout)
         sequences += count
-    return Ragged.of_layout(Layout.joined(marked(layouts))) if layouts else Ragged.of([[0]]), parts
+    if parts[0].vectors is not None:
+        return Ragged.of([[0]]), parts
+    return Ragged.of_layout(Layout.joined(marked(layouts))), parts
 
 
 def _frozen_vectors(
@@ -305,12 +375,15 @@ def _measure_affinity(
     network.eval()  # without dropout: less noise in the gradients, and no random number of the training is used
 
     def loss_of(task: TaskData) -> Callable[[], torch.Tensor]:
-        size = task.section.batch_size or recipe.schedule.batch_size
+        owner = material.tasks[task.section.read_with or task.name]
+        size = owner.section.batch_size or recipe.schedule.batch_size
         purpose = f"affinity of {task.name} before step {number + 1}"
-        rows = sampled(len(task.splits["train"]), size, recipe.seed, purpose)
+        rows = sampled(len(owner.train), size, recipe.seed, purpose)
 
         def compute() -> torch.Tensor:
-            ragged, (part,) = _batch(material, [(task.name, rows, 1.0)])
+            whole = _read(material, owner.name, rows, purpose, recipe.seed)
+            (read,) = (one for one in whole.apart() if one.tasks[0] is task)
+            ragged, (part,) = _batch(material, [read])
             (outputs,) = network(ragged.to(device), [(part.task, part.begin, part.end)])
             return part.kind.loss(outputs, part.targets.to(device))
 
@@ -328,27 +401,41 @@ def _evaluate(
     network: Network,
     material: _Material,
     progress: state.Progress,
+    learnt: dict[str, dict[str, float]],
 ) -> None:
     """Score the dev splits; keep the weights where the mean is the best so far; say when patience has run out."""
-    scores = {}
+    scores: dict[str, dict[str, float]] = {}
     for task in material.tasks.values():
-        split = task.splits.get("dev")
-        if split is not None and split.targets is not None:
+        split, spans = task.splits.get("dev"), task.spans.get("dev")
+        if spans is not None:
+            scores |= _totals(material, tallies_of(network, task, spans))
+        elif split is not None and split.targets is not None:
             outputs = outputs_of(network, task.name, split, material.vectors.get((task.name, "dev")))
             tune(task.kind, outputs, split)
             scores[task.name] = score(task.kind, outputs, split)
+    scores = {name: scores[name] for name in material.tasks if name in scores}
     mean = goodness(list(material.tasks.values()), scores) if scores else math.nan
-    better = not scores or progress.best is None or mean > progress.best
+    better = not scores or progress.best is None or mean > progress.best or recipe.schedule.keep == "last"
     if better:
         progress.best, progress.best_step, progress.stale = (mean if scores else None), progress.step, 0
         state.save_weights(run.checkpoints / "best.safetensors", network)
     else:
         progress.stale += 1
-    journal.evaluation(progress.step, scores, mean, better)
+    journal.evaluation(progress.step, scores, mean, better, learnt)
     patience = recipe.schedule.patience
     if patience is not None and progress.stale >= patience:
         progress.stopped = True
         journal.say(f"no better score in {patience} evaluations: stopped after step {progress.step}")
+
+
+def _totals(material: _Material, tallies: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
+    """{task: its measures} of tasks on documents."""
+    found = {}
+    for name, numbers in tallies.items():
+        kind = material.tasks[name].kind
+        assert isinstance(kind, DocumentKind)
+        found[name] = kind.totals(numbers.sum(0))
+    return found
 
 
 def _finish(
@@ -374,8 +461,15 @@ def _finish(
                 if name == "dev":
                     tune(task.kind, outputs, split)
                 scores.setdefault(name, {})[task.name] = score(task.kind, outputs, split)
-                write_tallies(path.with_suffix(".npy"), task.kind, split, outputs)
+                write_tallies(path.with_suffix(".npy"), tallies(task.kind, outputs, split))
             write_predictions(path, task.kind, split, outputs)
+        for name, spans in task.spans.items():
+            if name == "train":
+                continue
+            found = tallies_of(model.network, task, spans)
+            for one, numbers in found.items():
+                write_tallies(run.folder / "predictions" / f"{one}-{name}.npy", numbers)
+            scores.setdefault(name, {}).update(_totals(material, found))
     run.write_scores(scores)
     measured = journal.measured_affinity()
     if measured and len(material.tasks) > 1:
@@ -402,27 +496,17 @@ def _set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, tota
         group["lr"] = group["base_lr"] * factor
 
 
-def _part_of(task: TaskData, rows: Any, whole: Any) -> float:
-    """How much some rows count among all that were drawn, so that their mean losses add up to the mean of all."""
-    if len(rows) == len(whole):
+def _part_of(kind: Kind, some: Answers, whole: Answers) -> float:
+    """How much some examples count among all that were drawn, so that their mean losses add up to the mean of all."""
+    if len(some.sizes) == len(whole.sizes):
         return 1.0
-    split = task.splits["train"]
-
-    def counted(some: Any) -> float:
-        sizes = np.ones(len(some), dtype=np.int64) if split.sizes is None else split.sizes[some]
-        return float(task.kind.counted(split.targets_of(some), sizes).sum())
-
-    total = counted(whole)
-    return counted(rows) / total if total else len(rows) / len(whole)
+    total = float(kind.counted(whole.targets, whole.sizes).sum())
+    counts = float(kind.counted(some.targets, some.sizes).sum())
+    return counts / total if total else len(some.sizes) / len(whole.sizes)
 
 
-def _share(rows: Any, number: int, shares: int) -> Any:
-    """The `number`-th of `shares` nearly equal parts."""
-    return np.array_split(rows, shares)[number]
-
-
-def _mixed(seed: int, step: int) -> int:
-    """A seed for torch from the run's seed and the step: neighbouring steps share no bits."""
+def _mixed(seed: int, step: int | str) -> int:
+    """A seed from the run's seed and the step (or what else it is for): neighbouring steps share no bits."""
     digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "little")
 

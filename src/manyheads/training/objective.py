@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from manyheads.recipe import Recipe
 from manyheads.tasks import Kind
 from manyheads.tasks.head import Rows, plain, regrouped
 
-__all__ = ["TERMS", "Batch", "Objective", "Part", "Term"]
+__all__ = ["TERMS", "Batch", "Objective", "Part", "Result", "Term"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +164,19 @@ TERMS: dict[str, Callable[[Recipe, Network], Term | None]] = {
 """The terms by the name the journal gives them; each makes itself of the recipe, or None where it has no part."""
 
 
+class Result(NamedTuple):
+    """What the objective says of a batch."""
+
+    total: Tensor
+    """A scalar to call backward on."""
+    losses: dict[str, float]
+    """Task → its loss before it is weighed."""
+    terms: dict[str, float]
+    """Term → its value, weighed."""
+    outputs: list[Rows]
+    """What each part's head said."""
+
+
 class Objective(nn.Module):
     """The number that a step minimises, as a function of a batch; with the parameters and the memory of its terms.
 
@@ -183,10 +196,8 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict({name: term for name, term in made.items() if term is not None})
         self.share = recipe.regularize.smart.share if recipe.regularize.smart is not None else 1.0
 
-    def forward(
-        self, network: Network, ragged: Ragged, parts: Sequence[Part], progress: float
-    ) -> tuple[Tensor, dict[str, float], dict[str, float]]:
-        """The objective of a batch, a scalar to call backward on; each task's loss before it is weighed; each term.
+    def forward(self, network: Network, ragged: Ragged, parts: Sequence[Part], progress: float) -> Result:
+        """The objective of a batch.
 
         `progress` is the share of the training that is done, 0 to 1. One ragged forward serves all parts.
         """
@@ -211,11 +222,8 @@ class Objective(nn.Module):
             value = term(batch) / self.share
             told[name] = float(value.detach())
             total = total + value
-        return (
-            total,
-            {part.task: float(loss.detach()) for part, loss in zip(parts, losses, strict=True)},
-            told,
-        )
+        each = {part.task: float(loss.detach()) for part, loss in zip(parts, losses, strict=True)}
+        return Result(total, each, told, outputs)
 
     def stepped(self, network: Network) -> None:
         """Called after the optimiser has moved the network."""

@@ -14,15 +14,17 @@ import torch
 from rich.table import Table
 
 from manyheads.data import mixing
-from manyheads.encoder import precision
+from manyheads.encoder import checkpoint, precision
 from manyheads.encoder.bert import Encoder, Shape
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.reduced import reduced
+from manyheads.encoder.sources import resolve
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError
 from manyheads.formulas import optim
 from manyheads.model import Network
 from manyheads.recipe import Recipe
+from manyheads.tasks.head import Head
 from manyheads.tasks.heads.relation import Relation
 from manyheads.training import state
 from manyheads.training.journal import Journal
@@ -70,6 +72,7 @@ def open_encoder(
             intermediate=settings.size.intermediate,
             positions=settings.size.max_positions,
             vocabulary=tokenizer.vocab_size,
+            causal=bool(settings.causal),
         )
         with own_random_numbers(recipe.seed):
             encoder = Encoder(shape, **shares)
@@ -77,7 +80,7 @@ def open_encoder(
         assert settings.from_ is not None
         tokenizer = Tokenizer.from_pretrained(settings.from_)
         with own_random_numbers(recipe.seed):
-            encoder = Encoder.from_pretrained(settings.from_, **shares)
+            encoder = Encoder.from_pretrained(settings.from_, **shares, causal=settings.causal)
             smaller = {
                 "layers": settings.layers,
                 "hidden": settings.hidden,
@@ -99,11 +102,19 @@ def build_network(recipe: Recipe, encoder: Encoder, tasks: Mapping[str, TaskData
         asked = recipe.relation
         relation = Relation(hidden, asked.negative_slope) if asked is not None else None
         related = asked.tasks if asked is not None else ()
-        heads = {
-            name: task.kind.build_head(hidden, share, relation if name in related else None)
+        built = {
+            name: task.kind.build_head(hidden, share, relation if name in related else None, encoder)
             for name, task in tasks.items()
         }
-        network = Network(encoder, heads, relation)
+    head_of = {name: task.section.head_of for name, task in tasks.items() if task.section.head_of is not None}
+    for name, other in head_of.items():
+        if _parameters(built[name]) != _parameters(built[other]):
+            raise InputError(
+                f"tasks.{name}.head_of: by its settings the task's head has other parameters than that of {other!r}"
+            )
+    heads = {name: head for name, head in built.items() if name not in head_of}
+    network = Network(encoder, heads, relation, head_of)
+    _begin_with(recipe, network)
     for name, head in heads.items():
         if head.least_layers > encoder.shape.layers:
             raise InputError(
@@ -112,6 +123,18 @@ def build_network(recipe: Recipe, encoder: Encoder, tasks: Mapping[str, TaskData
             )
     network.encoder.requires_grad_(not recipe.encoder.freeze)
     return network
+
+
+def _parameters(head: Head) -> list[tuple[str, torch.Size]]:
+    return [(name, one.shape) for name, one in head.named_parameters()]
+
+
+def _begin_with(recipe: Recipe, network: Network) -> None:
+    """Fill the heads that the pre-trained folder has, where there is one and the encoder is as wide as it."""
+    settings = recipe.encoder
+    heads = network.in_checkpoint
+    if heads and settings.from_ is not None and settings.hidden is None:
+        checkpoint.load_pretraining(heads, resolve(settings.from_))
 
 
 def build_optimizer(recipe: Recipe, network: Network, objective: Objective) -> torch.optim.Optimizer:
@@ -142,8 +165,9 @@ def build_optimizer(recipe: Recipe, network: Network, objective: Objective) -> t
 
 def build_schedule(recipe: Recipe, tasks: Sequence[TaskData]) -> mixing.Schedule:
     """Which rows of which task come when, as the recipe's mixing says."""
-    sizes = {task.name: len(task.splits["train"]) for task in tasks}
-    batches = {task.name: task.section.batch_size or recipe.schedule.batch_size for task in tasks}
+    drawn = [task for task in tasks if not task.reads_another]
+    sizes = {task.name: len(task.train) for task in drawn}
+    batches = {task.name: task.section.batch_size or recipe.schedule.batch_size for task in drawn}
     name, settings = recipe.mixing.schedule, dict(recipe.mixing.settings)
     if "epochs" in mixing.SCHEDULES[name].settings and "epochs" not in settings:
         # What changes over the training changes over all of it, unless the recipe says otherwise.
@@ -189,7 +213,7 @@ def key_of(
         "tasks": {
             task.name: [
                 task.kind.facts(),
-                *(task.splits[name].digest for name in ("train", "dev") if name in task.splits),
+                *task.digests,
             ]
             for task in tasks
         },
@@ -214,18 +238,15 @@ def describe(
     )
     steps = {name: (batch, count) for name, _, batch, count in schedule.describe()}
     for task in tasks:
-        rows = task.splits["train"].rows
-        sizes = " / ".join(f"{len(split):,}" for split in task.splits.values())
+        sizes = " / ".join(f"{length:,}" for length in task.lengths.values())
         batch, count = steps.get(task.name, ("–", 0))  # a task of an earlier stage alone
-        table.add_row(
-            task.name,
-            task.section.kind,
-            sizes,
-            str(batch),
-            str(count),
-            str(rows.truncated),
-            str(sum(len(split.rows.unlabelled) for split in task.splits.values())),
-        )
+        told = [str(batch), str(count)]
+        if task.reads_another:
+            sizes, told = f"those of {task.section.read_with}", ["–", "–"]
+        if task.splits:
+            unlabelled = sum(len(split.rows.unlabelled) for split in task.splits.values())
+            told += [str(task.splits["train"].rows.truncated), str(unlabelled)]
+        table.add_row(task.name, task.section.kind, sizes, *told)
     journal.table(table)
     for task in tasks:
         for remark in task.kind.remarks():
@@ -233,6 +254,14 @@ def describe(
         for split in task.splits.values():
             for place in split.rows.unlabelled[:3]:
                 journal.say(f"left out, no label: {place.file}, row {place.row}")
+        for name, spans in task.spans.items():
+            corpus = spans.chunks.corpus
+            journal.say(
+                f"{task.name} {name}: {corpus.documents:,} documents, {corpus.sentences:,} sentences, "
+                f"{corpus.tokens:,} tokens" + (f"; {corpus.skipped:,} left out" if corpus.skipped else "")
+            )
+        for problem in task.left_out[:3]:
+            journal.say(f"left out: {problem}")
     rates = [
         {
             "name": group["name"],
@@ -264,8 +293,13 @@ def describe(
             torch=torch.__version__,
             python=platform.python_version(),
             threads=torch.get_num_threads(),
-            rows={task.name: {name: len(split) for name, split in task.splits.items()} for task in tasks},
-            truncated={task.name: task.splits["train"].rows.truncated for task in tasks},
+            **(
+                {}
+                if journal.possible is None
+                else {"possible": {"operations_per_second": journal.possible[0], "from": journal.possible[1]}}
+            ),
+            rows={task.name: task.lengths for task in tasks},
+            truncated={task.name: task.splits["train"].rows.truncated for task in tasks if task.splits},
             unlabelled={
                 task.name: [
                     [place.file, place.row]
@@ -274,6 +308,7 @@ def describe(
                 ]
                 for task in tasks
             },
+            left_out={task.name: task.left_out for task in tasks if task.spans},
         )
 
 

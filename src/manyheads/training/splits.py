@@ -4,8 +4,8 @@ Knows recipes, rows and kinds. Must not know models, optimisers or the loop.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError
 from manyheads.recipe import Recipe, TaskSettings
 from manyheads.tasks import KINDS, Kind
+from manyheads.tasks.documents import DocumentKind
 from manyheads.tasks.kind import Example, examples_of
 from manyheads.tasks.texts import TextSettings
+from manyheads.training.documents import Answers, Drawn, Spans, Working, load_spans
 
-__all__ = ["Split", "TaskData", "load_task", "sources_of"]
+__all__ = ["Split", "TaskData", "load_task", "load_tasks", "sources_of"]
 
 Source = tuple[str, Callable[[], Iterator[Row]]]
 
@@ -43,10 +45,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def targets_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The targets of some examples, in that order."""
+    def draw(self, rows: NDArray[np.int64], generator: np.random.Generator) -> Drawn:
+        """Some examples, in that order; nothing of them is left to chance."""
         assert self.targets is not None
-        return self.targets[rows if self.sizes is None else spread(self.sizes, rows)]
+        if self.sizes is None:
+            answers = Answers(self.targets[rows], np.ones(len(rows), dtype=np.int64))
+        else:
+            answers = Answers(self.targets[spread(self.sizes, rows)], self.sizes[rows])
+        return Drawn(self.rows.batch(rows), (answers,))
 
     @cached_property
     def examples(self) -> list[Example] | None:
@@ -76,6 +82,81 @@ class TaskData:
     section: TaskSettings
     kind: Kind
     splits: dict[str, Split]
+    """Its splits, where it has rows."""
+    spans: dict[str, Spans] = field(default_factory=dict)
+    """Its splits, where it reads documents."""
+    beside: tuple["TaskData", ...] = ()
+    """The tasks that read what this one does, in the same pass; they have no splits of their own."""
+
+    @property
+    def train(self) -> Split | Spans:
+        """What a training draws from."""
+        return self.spans["train"] if self.spans else self.splits["train"]
+
+    @property
+    def reads_another(self) -> bool:
+        """Whether it has no splits of its own."""
+        return self.section.read_with is not None
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Split → how many examples."""
+        return {name: len(split) for name, split in (self.spans or self.splits).items()}
+
+    @property
+    def left_out(self) -> list[str]:
+        """The first documents that were left out as broken, each once, with their places."""
+        problems = (str(one) for spans in self.spans.values() for one in spans.chunks.corpus.problems)
+        return list(dict.fromkeys(problems))
+
+    @property
+    def digests(self) -> list[str]:
+        """Names for the content of what is learnt and chosen by."""
+        found: Mapping[str, Split | Spans] = self.spans or self.splits
+        return [found[name].digest for name in ("train", "dev") if name in found]
+
+
+def load_tasks(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    *,
+    positions: int,
+    cache: TokenCache | None = None,
+    working: Working | None = None,
+) -> list[TaskData]:
+    """All tasks of a recipe with all their splits, in its order. See `load_task`."""
+    loaded: dict[str, TaskData] = {}
+    # A task that uses another's head has its labels, and one that reads with another has nothing to read.
+    for name in sorted(recipe.tasks, key=lambda one: _rank(recipe.tasks[one])):
+        section = recipe.tasks[name]
+        if section.read_with is not None:
+            loaded[name] = TaskData(name, section, KINDS[section.kind](section), {})
+            continue
+        kind = None
+        if section.head_of is not None:
+            kind = KINDS[section.kind](_settings(name, recipe), loaded[section.head_of].kind.facts())
+        loaded[name] = load_task(
+            name,
+            recipe,
+            tokenizer,
+            positions=positions,
+            kind=kind,
+            cache=cache,
+            beside=[one for one in loaded.values() if one.section.read_with == name],
+            working=working,
+        )
+    return [loaded[name] for name in recipe.tasks]
+
+
+def _rank(section: TaskSettings) -> int:
+    return 0 if section.read_with is not None else 1 if section.head_of is None else 2
+
+
+def _settings(name: str, recipe: Recipe) -> TaskSettings:
+    """A task's section, as its kind shall see it."""
+    section = recipe.tasks[name]
+    related = recipe.relation is not None and name in recipe.relation.tasks
+    return section.related() if related and isinstance(section, TextSettings) else section
 
 
 def load_task(
@@ -88,12 +169,14 @@ def load_task(
     splits: list[str] | None = None,
     max_length: int | None = None,
     cache: TokenCache | None = None,
+    beside: Sequence[TaskData] = (),
+    working: Working | None = None,
 ) -> TaskData:
     """Read and encode a task's splits (default: all that the recipe names).
 
     `positions` is the encoder's limit in tokens; `kind`, where given, is that of a trained model, whose labels
-    the rows must have, and `max_length` its limit (default: the recipe's). Raises InputError with file, row and
-    column for anything that does not fit.
+    the rows must have, and `max_length` its limit (default: the recipe's). `beside` are the tasks that read with it.
+    Raises InputError with file, row and column for anything that does not fit.
     """
     section = recipe.tasks[name]
     length = section.max_length if max_length is None else max_length
@@ -101,12 +184,17 @@ def load_task(
         raise InputError(
             f"tasks.{name}.max_length: {length} is more than the {positions} positions the encoder has"
         )
-    related = recipe.relation is not None and name in recipe.relation.tasks
     learnt = kind is not None
-    settings = section.related() if related and isinstance(section, TextSettings) else section
-    kind = kind or KINDS[section.kind](settings)
+    kind = kind or KINDS[section.kind](_settings(name, recipe))
     found: dict[str, Split] = {}
     wanted = section.split_names if splits is None else splits
+    if isinstance(kind, DocumentKind):
+        kinds = [kind, *(one.kind for one in beside if isinstance(one.kind, DocumentKind))]
+        root = Path(recipe.data or ".")
+        spans = load_spans(
+            name, section, kinds, wanted, tokenizer, length, root, cache=cache, working=working
+        )
+        return TaskData(name, section, kind, {}, spans, tuple(beside))
     for split in sorted(wanted, key=lambda one: one != "train"):  # labels are learnt from the training rows
         sources, key, columns = sources_of(section, split, Path(recipe.data or "."), kind.told_by)
         target: str | None = kind.target_column
@@ -133,7 +221,8 @@ def load_task(
                 index: int | None = getattr(error, "index", None)  # which of the values, if it is one
                 if index is None:
                     raise InputError(f"tasks.{name}: {error}", file=sources[0][0], column=target) from None
-                raise _at(rows.places[index], str(error), target) from None
+                place = rows.places[index].of_word(getattr(error, "word", None))
+                raise _at(place, str(error), target) from None
             learnt = True
         if split == "train" and rows.values is not None:
             worth = np.flatnonzero([kind.teaches(value) for value in rows.values])
@@ -228,7 +317,8 @@ def _targets(rows: EncodedRows, kind: Kind) -> tuple[NDArray[np.float64] | None,
         try:
             found.append(kind.target(value, examples[i]))
         except ValueError as error:
-            raise _at(rows.places[i], str(error), kind.target_column) from None
+            place = rows.places[i].of_word(getattr(error, "word", None))  # in CoNLL files it has its own line
+            raise _at(place, str(error), kind.target_column) from None
     if all(isinstance(one, float) for one in found):
         return np.array(found, dtype=np.float64), None
     each = [np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in found]

@@ -49,6 +49,7 @@ class BiLSTMHead(Head[Grouped]):
         self.all_layers = not LAYERS[layers].only_last
         self.least_layers = LAYERS[layers].least
         self.pool = pool
+        self.apart = not pool
         self.dropout = dropout
         # Two modules, not one of two layers: the dropout between them is then ours, which SMART can replay.
         inputs = [hidden * LAYERS[layers].width] + [2 * width] * (_DEPTH - 1)

@@ -25,6 +25,8 @@ class CandidatesHead(Head):
     number added to all scores of a group is lost in the softmax over them.
     """
 
+    apart = True
+
     def __init__(self, hidden: int, *, pooling: Pooling, dropout: float) -> None:
         super().__init__()
         self.pooling: Pooling = pooling

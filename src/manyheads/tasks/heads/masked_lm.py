@@ -24,6 +24,8 @@ class MaskedLMHead(Head[Grouped]):
     that of the LayerNorm here.
     """
 
+    in_checkpoint = "masked_lm"
+
     def __init__(self, words: nn.Embedding, *, eps: float) -> None:
         super().__init__()
         # In a tuple the table is not this head's: it is counted and saved once, with the encoder.
@@ -34,6 +36,10 @@ class MaskedLMHead(Head[Grouped]):
         self.bias = nn.Parameter(torch.zeros(words.num_embeddings))
         self.compute: torch.dtype | None = None
         """The dtype of the two products; None: the parameters' own."""
+
+    @property
+    def weights_a_row(self) -> int:
+        return self.dense.weight.numel() + self._words[0].weight.numel()
 
     def use(self, compute: torch.dtype | None) -> None:
         """Choose the dtype of the products, as `Encoder.use` does for the layers."""

@@ -16,6 +16,8 @@ class NextSentenceHead(Head[Tensor]):
     """W v + b over the encoder's tanh-pooled vector v: logits [B, 2], next and not next (Devlin et al. 2019,
     section 3.1, task 2). Nothing is dropped before it, as in BERT's own code."""
 
+    in_checkpoint = "next_sentence"
+
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.output = Linear(hidden, 2)

@@ -12,10 +12,11 @@ from manyheads.encoder.bert import States
 
 __all__ = ["POOLINGS", "Pooling"]
 
-Pooling = Literal["pooled", "cls", "mean"]
+Pooling = Literal["pooled", "cls", "mean", "last"]
 
 POOLINGS: dict[Pooling, Callable[[States], Tensor]] = {
     "pooled": States.pooled,
     "cls": States.first,
     "mean": States.mean,
+    "last": States.last,
 }

@@ -22,6 +22,8 @@ class SpanHead(Head[Grouped]):
     added to all scores of a sequence is lost in the softmax over its tokens.
     """
 
+    apart = True
+
     def __init__(self, hidden: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout

@@ -16,6 +16,8 @@ class TokenHead(Head[Grouped]):
     """W · dropout(x) + b for each marked token, x its state: a group of rows [size, outputs] a sequence
     (Devlin et al. 2019, sections 4.2 and 5.3; `layers` chooses other states, table 7)."""
 
+    apart = True
+
     def __init__(self, hidden: int, outputs: int, *, layers: Layers = "last", dropout: float) -> None:
         super().__init__()
         self.layers: Layers = layers
