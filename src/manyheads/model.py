@@ -288,8 +288,17 @@ class Model:
             tasks.append(task)
             if isinstance(task.kind, DocumentKind):
                 task.kind.bind(tokenizer)
-            if told.get("head_of") in described["tasks"]:
-                head_of[name] = told["head_of"]
+            if (other := told.get("head_of")) is not None:
+                if (
+                    other == name
+                    or other not in described["tasks"]
+                    or _task(other, described["tasks"][other], path).kind.settings.kind
+                    != task.kind.settings.kind
+                ):
+                    raise InputError(
+                        f"task {name!r}: no other task of its kind is called {shown(other)}", file=path
+                    )
+                head_of[name] = other
                 continue
             shared = relation if told.get("related") else None
             heads[name] = task.kind.build_head(encoder.shape.hidden, 0.0, shared, encoder)

@@ -7,6 +7,7 @@ place at once; batches may therefore be drawn from anywhere in any order, and a 
 of a batch are a function of the corpus, the rows asked for and the generator given, and of nothing else.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -20,12 +21,13 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from threading import get_ident
 from typing import Any, BinaryIO, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manyheads.data.documents import Document, Documents, DocumentSettings, Problem, shards
+from manyheads.data.documents import Document, Documents, DocumentSettings, Problem, kind_of, shards
 from manyheads.data.encode import TokenCache, file_fingerprint
 from manyheads.data.select import part_of
 from manyheads.data.sentences import Language, sentences
@@ -71,7 +73,12 @@ def build_corpus(
     settings = settings or DocumentSettings()
     files = shards(sources, any_name=settings.format != "auto")
     named = {"layout": _LAYOUT, "settings": settings.model_dump(exclude={"strict"}), "language": language}
-    named |= {"tokenizer": tokenizer.fingerprint, "files": [_fingerprint(file) for file in files]}
+    kinds = [kind_of(file, settings) for file in files]
+    named |= {
+        "tokenizer": tokenizer.fingerprint,
+        "files": [_fingerprint(file) for file in files],
+        "kinds": kinds,
+    }
     named |= {} if clean is None else {"clean": [clean, cleaners.RULES]}
     named |= {} if part is None else {"part": [part[0], dict(part[1])]}
     before = [_state(file) for file in files]
@@ -133,7 +140,7 @@ def _beside(path: Path) -> Path:
     for left in path.parent.glob(f".{path.name}.part-{host}-*"):
         if not _alive(int(left.name.rpartition("-")[2])):
             shutil.rmtree(left, ignore_errors=True)
-    beside = path.parent / f".{path.name}.part-{host}-{os.getpid()}"
+    beside = path.parent / f".{path.name}.part-{host}-{get_ident()}-{os.getpid()}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     return beside
@@ -189,11 +196,12 @@ def _write(
         nonlocal given
         one: Document
         for one in documents:
-            if part is not None and part_of([one.text], part[1]) != part[0]:
-                continue
             text = one.text
             if clean is not None:
                 text = "\n".join(map(cleaners.CLEANERS[clean], text.split("\n")))
+            # White space tells no documents apart, and of posts what is cleaned away does not.
+            if part is not None and part_of([" ".join(text.split())], part[1]) != part[0]:
+                continue
             for sentence in sentences(text, language):
                 given += 1
                 yield sentence
@@ -318,7 +326,17 @@ class Corpus:
             raise ValueError(f"found max_tokens {max_tokens}, expected 2 or more")
         folder = self.folder / f"chunks-{max_tokens}"
         if not (folder / "whole").exists():
-            self._pack(folder, max_tokens)
+            try:
+                self._pack(folder, max_tokens)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                # A cache that others have made, and only they may write to.
+                folder = Path(tempfile.mkdtemp(prefix="manyheads-chunks-")) / folder.name
+                self._pack(folder, max_tokens)
+                made = Chunks(self, folder, max_tokens)
+                weakref.finalize(made, shutil.rmtree, folder.parent, ignore_errors=True)
+                return made
         return Chunks(self, folder, max_tokens)
 
     def _pack(self, folder: Path, most: int) -> None:

@@ -9,6 +9,7 @@ pages always has some bad ones, and a training must not die of them after hours.
 import codecs
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from manyheads.data.read import Dialect, read_rows
 from manyheads.errors import InputError, nearest, shown
 
-__all__ = ["Document", "DocumentSettings", "Documents", "Problem", "shards"]
+__all__ = ["Document", "DocumentSettings", "Documents", "Problem", "kind_of", "shards"]
 
 # In bytes. What a document, or a line of JSON, may hold; bounds the memory that a file without line ends can take.
 LONGEST = 1 << 24
@@ -94,7 +95,7 @@ def shards(sources: Sequence[Path], *, any_name: bool = False) -> list[Path]:
     found = list[Path]()
     for source in sources:
         if source.is_dir():
-            names = (path.relative_to(source) for path in source.rglob("*"))
+            names = (path.relative_to(source) for path in _inside(source))
             inside = sorted(
                 (name.as_posix(), source / name)
                 for name in names
@@ -116,6 +117,23 @@ def shards(sources: Sequence[Path], *, any_name: bool = False) -> list[Path]:
     if not found:
         raise InputError("no files: expected at least one file or folder of documents")
     return found
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """All files below a folder; folders that are links are gone into, each real one once."""
+    seen = set[str]()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root) / name for name in names)
+
+
+def kind_of(file: Path, settings: DocumentSettings) -> str:
+    """How a file is read: by the format that is said, else by its name."""
+    return settings.format if settings.format != "auto" else _kind(file) or "rows"
 
 
 def _kind(path: Path) -> str | None:
@@ -169,9 +187,8 @@ class Documents:
         self.bytes_read, self.skipped, self.problems, self.disturbed = 0, 0, [], False
         done = 0
         for number, file in enumerate(self.files):
-            named = self.settings.format
-            kind = _kind(file) if named == "auto" else named
-            read = {"text": self._text, "jsonl": self._json_lines}.get(kind or "", self._rows)
+            kind = kind_of(file, self.settings)
+            read = {"text": self._text, "jsonl": self._json_lines}.get(kind, self._rows)
             try:
                 yield from read(file, number, done)
             except OSError as error:  # a folder that is unmounted, a file that is deleted

@@ -209,6 +209,14 @@ class Schedule(ABC):
         epochs, step = divmod(k - first_step, steps)
         return first_epoch + epochs, step
 
+    def epochs(self, steps: int) -> float:
+        """How many epochs so many steps are, whole ones where one ends; a stage that is cut short ends one, too."""
+        found = bisect_right(self._stretches, max(0, steps - 1), key=lambda one: one.first_step) - 1
+        first_step, first_epoch, length = self._stretches[found]
+        if found + 1 < len(self._stretches) and steps == self._stretches[found + 1].first_step:
+            return float(self._stretches[found + 1].first_epoch)
+        return first_epoch + (steps - first_step) / length
+
     def _within(self, k: int) -> int:
         k = index(k)
         if k < 0:

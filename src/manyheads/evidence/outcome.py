@@ -117,7 +117,10 @@ class Outcome:
                 if "row" not in (rows.fieldnames or ()):
                     raise InputError("expected a column 'row'", file=path)
                 # The data may have moved between two runs: the folder says nothing of the examples.
-                return [(Path(row.get("file") or "").name, row["row"], row.get("gold") or "") for row in rows]
+                return [
+                    (Path(row.get("file") or "").name, row["row"], row.get("gold") or row.get("span") or "")
+                    for row in rows
+                ]
         except FileNotFoundError:
             raise InputError("no such file; the run has no predictions of this split", file=path) from None
         except (OSError, UnicodeDecodeError, csv.Error) as error:

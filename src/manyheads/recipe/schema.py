@@ -283,6 +283,8 @@ class TaskSettings(KindSettings):
             if self.files is not None or self.hub is not None:
                 raise ValueError("'pairs_of' and 'files' exclude each other")
             return self
+        if isinstance(self, DocumentSettings) and self.files is None and self.hub is None:
+            raise ValueError("expected 'files'" + (" or 'pairs_of'" if hasattr(self, "pairs_of") else ""))
         if (self.files is None) == (self.hub is None):
             raise ValueError("expected either 'files' or 'hub'")
         if self.files is None and self.read != Dialect():
@@ -321,7 +323,9 @@ class TaskSettings(KindSettings):
             raise Misfit(f"has no meaning for 'kind: {self.kind}', which reads documents", key)
         if self.hold_out is not None and self.hold_out.by is not None:
             raise Misfit("documents are held out whole, by their text", "hold_out", "by")
-        for key in said & {"hold_out", "sample", "batch_size", "max_length"} if self.read_with else ():
+        owners = {"hold_out", "sample", "sample_seed", "batch_size", "max_length"}
+        owners |= set(DocumentSettings.model_fields) - {"kind"}
+        for key in sorted(said & owners) if self.read_with is not None else ():
             raise Misfit(f"belongs to {self.read_with!r}, whose pairs are read", key)
         return self
 

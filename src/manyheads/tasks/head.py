@@ -38,6 +38,8 @@ class Head(nn.Module, ABC, Generic[R]):
     may then go through the encoder in pieces."""
     least_layers: int = 0
     """How many layers the encoder must have at least."""
+    reads_first: bool = False
+    """Whether it reads the first token's state, in which an encoder with causal attention has seen nothing."""
     in_checkpoint: ClassVar[str | None] = None
     """What a checkpoint of BERT calls this head, where it has one beside the encoder (`checkpoint.HEAD_NAMES`)."""
 

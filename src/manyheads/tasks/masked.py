@@ -44,7 +44,7 @@ class MaskedLMSettings(DocumentSettings):
 
     kind: Literal["mlm"] = "mlm"
     """Which kind of task this is."""
-    rate: Annotated[float, Field(ge=0, le=1)] = 0.15
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.15
     """The probability that a token is asked; special tokens never are."""
     mix: Annotated[tuple[float, float, float], AfterValidator(check_mix)] = (0.8, 0.1, 0.1)
     """What is read instead of an asked token: shares of [MASK], of a random token, of the token itself."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manyheads.data.corpus import Chunks, build_corpus
-from manyheads.data.documents import DocumentSettings
+from manyheads.data.documents import DocumentSettings, shards
 from manyheads.data.encode import TokenCache
 from manyheads.data.select import sampled
 from manyheads.encoder.layout import Layout, spread
@@ -74,23 +74,40 @@ class Spans:
 
     def draw(self, rows: NDArray[np.int64], generator: np.random.Generator) -> Drawn:
         """Some spans, in that order, with what is asked of them drawn from the generator."""
-        chosen, room = self.rows[rows], self.chunks.max_tokens
-        if self.pairs:
-            layout, follows = self.chunks.pair(chosen, room, generator)
-        else:
-            layout, follows = self.chunks.single(chosen, room), None
+        layout, follows = self._laid(rows, generator)
         answers = []
         for kind in self.kinds:
             layout, targets, sizes = kind.draw(layout, follows, generator)
             answers.append(Answers(targets, sizes))
         return Drawn(layout, tuple(answers))
 
+    def _laid(
+        self, rows: NDArray[np.int64], generator: np.random.Generator
+    ) -> tuple[Layout, NDArray[np.bool_] | None]:
+        chosen, room = self.rows[rows], self.chunks.max_tokens
+        if self.pairs:
+            return self.chunks.pair(chosen, room, generator)
+        return self.chunks.single(chosen, room), None
+
     def blocks(self) -> Iterator[Drawn]:
         """All spans in their order, a block after the other, with the same questions each time."""
+        for rows, generator in self._blocks():
+            yield self.draw(rows, generator)
+
+    def names(self) -> Iterator[tuple[int, str]]:
+        """(tokens, a name for the ids) of each span as `blocks` has it before anything is masked."""
+        for rows, generator in self._blocks():
+            layout, _ = self._laid(rows, generator)
+            ends = np.cumsum(layout.lengths, dtype=np.int64)
+            for end, length in zip(ends.tolist(), layout.lengths.tolist(), strict=True):
+                ids = np.ascontiguousarray(layout.ids[end - length : end])
+                yield length, hashlib.blake2b(ids.data, digest_size=8).hexdigest()
+
+    def _blocks(self) -> Iterator[tuple[NDArray[np.int64], np.random.Generator]]:
         for begin in range(0, len(self), _AT_ONCE):
             seed = hashlib.blake2b(f"block {begin}".encode(), digest_size=8).digest()
-            generator = np.random.default_rng(int.from_bytes(seed, "little"))
-            yield self.draw(np.arange(begin, min(begin + _AT_ONCE, len(self))), generator)
+            rows = np.arange(begin, min(begin + _AT_ONCE, len(self)), dtype=np.int64)
+            yield rows, np.random.default_rng(int.from_bytes(seed, "little"))
 
     @property
     def pairs(self) -> bool:
@@ -136,13 +153,17 @@ def load_spans(
         )
     shares = section.hold_out.shares if section.hold_out is not None else {}
     found: dict[str, Spans] = {}
+    listed: dict[tuple[str, ...], list[Path]] = {}
     for split in splits:
         files = section.files["train" if split in shares else split]
         part = (split, shares) if shares and (split == "train" or split in shares) else None
         settings = DocumentSettings(
             format=section.format, text=section.text, boundary=section.boundary, strict=section.strict
         )
-        sources = [data / path for path in files]
+        # Once for all splits that are cut from the same files: a shard that goes in between is told of, not forgotten.
+        if files not in listed:
+            listed[files] = shards([data / path for path in files], any_name=section.format != "auto")
+        sources = listed[files]
         with (working or _quiet)(f"{name} {split}: reading documents", 100) as advance:
             done = 0
 
@@ -177,6 +198,8 @@ def load_spans(
             chosen = sampled(len(rows), section.sample[split], section.sample_seed, f"{name}/{split}")
             rows = rows[chosen]
         found[split] = Spans(chunks, rows, tuple(kinds))
+        if split == "dev" and not any(one.answers[0].sizes.any() for one in found[split].blocks()):
+            raise InputError("nothing of the dev split is asked, it has too few tokens", file=sources[0])
     return found
 
 

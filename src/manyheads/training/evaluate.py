@@ -32,6 +32,7 @@ __all__ = [
     "tallies_of",
     "tune",
     "write_predictions",
+    "write_spans",
     "write_tallies",
 ]
 
@@ -169,6 +170,15 @@ class Running:
         }
         self._said = {}
         return found
+
+
+def write_spans(path: Path, spans: Spans) -> None:
+    """`row, span, tokens` for each span of a split of documents as csv: which they are, so that answers to the same
+    ones can be compared."""
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "span", "tokens"])
+        writer.writerows((row, name, tokens) for row, (tokens, name) in enumerate(spans.names(), start=1))
 
 
 def goodness(tasks: Sequence[TaskData], scores: Mapping[str, Mapping[str, float]]) -> float:

@@ -216,7 +216,8 @@ class Journal:
             for task, measures in scores.items()
             for name, value in list(measures.items())[:1]
         )
-        self.say(f"step {step}/{self.total} · dev {told}" + (" · best so far" if best else ""))
+        if told:
+            self.say(f"step {step}/{self.total} · dev {told}" + (" · best so far" if best else ""))
         self._since = time.perf_counter()
         self._tokens = 0
 

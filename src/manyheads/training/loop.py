@@ -42,6 +42,7 @@ from manyheads.training.evaluate import (
     tallies_of,
     tune,
     write_predictions,
+    write_spans,
     write_tallies,
 )
 from manyheads.training.frozen import Vectors, vectors_of
@@ -162,7 +163,7 @@ def train(
             journal.step(
                 progress.step,
                 step.losses,
-                epoch=progress.step / plan.per_epoch,
+                epoch=schedule.epochs(progress.step * plan.draws),
                 rate=optimizer.param_groups[-1]["lr"],
                 norm=step.norm,
                 tokens=step.tokens,
@@ -174,9 +175,10 @@ def train(
             last = progress.step == plan.total
             if last or progress.step % plan.evaluate_every == 0:
                 _evaluate(run, journal, recipe, network, material, progress, running.take())
+            epochs = schedule.epochs(progress.step * plan.draws)
             every = recipe.schedule.keep_every
-            if every is not None and progress.step % (every * plan.per_epoch) == 0:
-                model.save(run.folder / "epochs" / str(progress.step // plan.per_epoch))
+            if every is not None and epochs == int(epochs) and int(epochs) % every == 0:
+                model.save(run.folder / "epochs" / str(int(epochs)))
             progress.seconds = time.perf_counter() - before
             if interrupted or last or progress.stopped or progress.step % plan.checkpoint_every == 0:
                 journal.flush()
@@ -415,12 +417,14 @@ def _evaluate(
             scores[task.name] = score(task.kind, outputs, split)
     scores = {name: scores[name] for name in material.tasks if name in scores}
     mean = goodness(list(material.tasks.values()), scores) if scores else math.nan
-    better = not scores or progress.best is None or mean > progress.best or recipe.schedule.keep == "last"
+    better = not scores or progress.best is None or mean > progress.best
     if better:
-        progress.best, progress.best_step, progress.stale = (mean if scores else None), progress.step, 0
-        state.save_weights(run.checkpoints / "best.safetensors", network)
+        progress.best, progress.stale = (mean if scores else None), 0
     else:
         progress.stale += 1
+    if better or recipe.schedule.keep == "last":
+        progress.best_step = progress.step
+        state.save_weights(run.checkpoints / "best.safetensors", network)
     journal.evaluation(progress.step, scores, mean, better, learnt)
     patience = recipe.schedule.patience
     if patience is not None and progress.stale >= patience:
@@ -469,6 +473,7 @@ def _finish(
             found = tallies_of(model.network, task, spans)
             for one, numbers in found.items():
                 write_tallies(run.folder / "predictions" / f"{one}-{name}.npy", numbers)
+                write_spans(run.folder / "predictions" / f"{one}-{name}.csv", spans)
             scores.setdefault(name, {}).update(_totals(material, found))
     run.write_scores(scores)
     measured = journal.measured_affinity()

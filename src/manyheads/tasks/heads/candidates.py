@@ -30,6 +30,7 @@ class CandidatesHead(Head):
     def __init__(self, hidden: int, *, pooling: Pooling, dropout: float) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
+        self.reads_first = pooling in ("pooled", "cls")
         self.dropout = dropout
         self.vector = nn.Parameter(torch.empty(1, hidden))
         nn.init.normal_(self.vector, std=0.02)

@@ -22,6 +22,7 @@ class CosineHead(Head[Tensor]):
     def __init__(self, *, pooling: Pooling) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
+        self.reads_first = pooling in ("pooled", "cls")
 
     def read(self, states: States) -> Tensor:
         return POOLINGS[self.pooling](states)

@@ -46,6 +46,7 @@ class LinearHead(Head[Tensor]):
     ) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
+        self.reads_first = pooling in ("pooled", "cls")
         self.layers: Layers = layers
         self.all_layers = not LAYERS[layers].only_last
         self.least_layers = LAYERS[layers].least
