@@ -30,7 +30,7 @@ FLOORS: dict[str, float] = {
     "export": 6,
     "face": 6.5,
     "cli": 7,
-    "serve": 7,
+    "serve": 6.8,
     "street": 8,
 }
 # Rooms made of files that lie in the package itself; every other room is the folder of that name.
@@ -143,7 +143,7 @@ def test_imports_go_down(file: str) -> None:
         ("__init__.py", "from manyheads.training.loop import train", True),
         ("__init__.py", "from manyheads.cli import main", False),
         ("cli/train.py", "from manyheads import __version__", True),
-        ("cli/train.py", "from manyheads.serve import app", False),
+        ("cli/train.py", "from manyheads.serve import app", True),
         ("__main__.py", "from manyheads.cli import main", True),
         ("attic/old.py", "import os", False),
     ],

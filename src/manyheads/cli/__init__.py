@@ -15,9 +15,12 @@ import typer
 from manyheads.cli.ask import ask
 from manyheads.cli.compare import compare
 from manyheads.cli.evaluate import evaluate
+from manyheads.cli.export import export
 from manyheads.cli.predict import predict
 from manyheads.cli.quickstart import quickstart
+from manyheads.cli.report import report
 from manyheads.cli.schema import schema
+from manyheads.cli.serve import serve
 from manyheads.cli.study import study
 from manyheads.cli.train import train
 from manyheads.cli.vocab import vocab
@@ -33,6 +36,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "compare": compare,
     "vocab": vocab,
+    "serve": serve,
+    "report": report,
+    "export": export,
     "quickstart": quickstart,
     "schema": schema,
 }

@@ -122,6 +122,7 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
         "svg.fonttype": "none",
         "svg.hashsalt": "manyheads",
         "font.size": 8,
+        "text.parse_math": False,  # two dollar signs in a label are no formula
         "font.sans-serif": _FONTS,
     }
     with matplotlib.rc_context(style), _quiet():

@@ -1,0 +1,122 @@
+"""Fixtures of the service's tests: a model with every kind of task, and clients of services in this process."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+    from manyheads.model import Model
+
+KINDS_OF_TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
+    "mood": ("classification", {"text": "a"}, {"labels": ["bad", "good"]}, 16),
+    "short": ("classification", {"text": "a", "pooling": "mean"}, {"labels": ["x", "y", "z"]}, 6),
+    "deep": ("classification", {"text": "a", "layers": "sum_all"}, {"labels": ["x", "y"]}, 16),
+    "pairs": (
+        "regression",
+        {"pair": ["a", "b"], "encode": "siamese", "head": "cosine", "range": [0, 5]},
+        {},
+        24,
+    ),
+    "packed": ("classification", {"pair": ["a", "b"]}, {"labels": ["no", "yes"]}, 32),
+    "names": ("tagging", {}, {"scheme": "iob2", "labels": ["O", "B-PER", "I-PER"]}, 24),
+    "answer": ("span", {"stride": 8}, {"no_answer": True, "threshold": 0.0}, 24),
+    "ending": ("choice", {"text": "a", "choices": "b"}, {}, 24),
+    "order": ("ranking", {"query": "a", "candidates": "b"}, {}, 24),
+}
+
+
+@pytest.fixture(scope="session")
+def every_kind(tiny: "Tiny") -> Callable[[], "Model"]:
+    """Makes a model with untrained heads of every kind on the tiny encoder, each time the same."""
+    from manyheads.encoder.bert import Encoder
+    from manyheads.encoder.tokenizer import Tokenizer
+    from manyheads.model import Model, Network, Task
+    from manyheads.tasks import KINDS
+
+    def made() -> Model:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            encoder = Encoder.from_pretrained(tiny.folder / "bert")
+            tasks, heads = [], {}
+            for name, (kind, settings, facts, length) in KINDS_OF_TASKS.items():
+                one = KINDS[kind](KINDS[kind].Settings.model_validate({"kind": kind, **settings}), facts)
+                tasks.append(Task(name, one, length))
+                head = one.build_head(32, 0.0, None, encoder)
+                for parameter in head.parameters():  # far enough from 0 that answers differ
+                    torch.nn.init.normal_(parameter, std=0.5)
+                heads[name] = head
+            tokenizer = Tokenizer.from_pretrained(tiny.folder / "bert")
+            return Model(Network(encoder, heads), tokenizer, tasks, "float32")
+
+    return made
+
+
+class Served:
+    """A service in this process, with a client, its log, and the models behind it."""
+
+    def __init__(self, models: dict[str, "Model"], limits: dict[str, Any], settings: dict[str, Any]) -> None:
+        from starlette.testclient import TestClient
+
+        from manyheads.serve.app import create_app
+        from manyheads.serve.limits import Limits
+        from manyheads.serve.metrics import Metrics
+        from manyheads.serve.offer import Offer
+
+        self.models = models
+        self.log: list[str] = []
+        metrics = Metrics()
+        self.offer = Offer(models, Limits(**limits), metrics)
+        self.app = create_app(self.offer, metrics=metrics, log=self.log.append, **settings)
+        self.service = self.app.state.service
+        self.client = TestClient(self.app)
+
+    @property
+    def model(self) -> "Model":
+        """The first model."""
+        return next(iter(self.models.values()))
+
+    def post(self, path: str, body: Any, **settings: Any) -> Any:
+        """The answer to a request of JSON."""
+        return self.client.post(path, json=body, **settings)
+
+    def raw(self, path: str, body: bytes, kind: str | None = "application/json", **headers: str) -> Any:
+        """The answer to a request of bytes."""
+        given = {} if kind is None else {"Content-Type": kind}
+        return self.client.post(path, content=body, headers={**given, **headers})
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., Served]]:
+    """Serves models: `serving({"run": model}, token="…", limits={"inputs": 3})`."""
+    pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+    pytest.importorskip("httpx", reason="httpx is not installed")
+    made: list[Served] = []
+
+    def serve(models: dict[str, "Model"], *, limits: dict[str, Any] | None = None, **settings: Any) -> Served:
+        served = Served(models, limits or {}, settings)
+        made.append(served)
+        return served
+
+    yield serve
+    for served in made:
+        served.client.close()
+        assert served.offer.close(20)
+
+
+@pytest.fixture
+def served(serving: Callable[..., Served], every_kind: Callable[[], "Model"]) -> Served:
+    """A service of the model with every kind of task."""
+    return serving({"kinds": every_kind()})
+
+
+@pytest.fixture
+def two_runs(tiny_run: Path, serving: Callable[..., Served], every_kind: Callable[[], "Model"]) -> Served:
+    """A service of two runs that both have tasks `mood` and `pairs`, on different encoders."""
+    from manyheads.run import load
+
+    return serving({"kinds": every_kind(), "tiny": load(tiny_run)})
