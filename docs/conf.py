@@ -26,7 +26,7 @@ apidoc_modules = [
     {
         "path": "../src/manyheads",
         "destination": "reference",
-        # The service's modules need libraries that only the extra `serve` brings; its interface describes itself (OpenAPI).
+        # The service needs libraries that only the extra `serve` brings, and its interface describes itself.
         "exclude_patterns": ["**/__main__.py", "**/serve"],
         "separate_modules": True,
         "module_first": True,
