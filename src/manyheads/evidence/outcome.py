@@ -21,7 +21,7 @@ from manyheads.errors import InputError
 from manyheads.run import Run
 from manyheads.tasks import KINDS, Kind
 
-__all__ = ["Outcome", "Speed", "is_finished"]
+__all__ = ["Outcome", "Speed", "is_finished", "records"]
 
 Example = tuple[str, str, str]
 """(file, row, gold label) of one example; the file's name without its folder, empty where a split has one file."""
@@ -139,7 +139,7 @@ class Outcome:
         """How long the training took, from the log."""
         end: dict[str, Any] = {}
         epochs, trained = 0.0, 0
-        for record in _records(self.folder):
+        for record in records(self.folder):
             if record.get("event") == "step":
                 epochs = record.get("epoch") or epochs
                 trained += sum((record.get("examples") or {}).values())
@@ -177,10 +177,10 @@ def is_finished(folder: Path) -> bool:
     """Whether the run in `folder` has ended: its log says so, and its scores are there."""
     if not (folder / "scores.json").is_file():
         return False
-    return any(record.get("event") == "end" for record in _records(folder, only="end"))
+    return any(record.get("event") == "end" for record in records(folder, only="end"))
 
 
-def _records(folder: Path, only: str = "") -> Iterator[dict[str, Any]]:
+def records(folder: Path, only: str = "") -> Iterator[dict[str, Any]]:
     """The records of a run's log, with `only` those in which that word stands; a line cut in two is passed over."""
     try:
         with (folder / "log.jsonl").open(encoding="utf-8", errors="replace") as file:

@@ -20,7 +20,7 @@ from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import spread
 from manyheads.errors import InputError
 from manyheads.evidence.answered import Answered, Confusion
-from manyheads.evidence.outcome import Outcome
+from manyheads.evidence.outcome import Outcome, records
 from manyheads.formulas import calibration, statistics
 from manyheads.formulas.calibration import Reliability
 from manyheads.model import Model
@@ -153,7 +153,7 @@ def find(
         recipe.name,
         str(folder),
         tuple(_task(name, outcome, recipe, wanted, model, cache) for name in recipe.tasks),
-        _journal(folder),
+        list(records(folder)),
         recipe,
         tuple(_files(recipe)),
         None if model is None else model.tokenizer.fingerprint,
@@ -542,25 +542,6 @@ def _texts(said: _Said, places: Sequence[int], recipe: Recipe, data: TaskData) -
 
 
 # ---- how to do it again ----
-
-
-def _journal(folder: Path) -> list[dict[str, Any]]:
-    """The records of `log.jsonl`; lines that a kill has cut in two are passed over."""
-    return list(_lines(folder / "log.jsonl"))
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                if isinstance(record, dict):
-                    yield record
-    except OSError:
-        return
 
 
 def _files(recipe: Recipe) -> Iterator[tuple[str, str]]:
