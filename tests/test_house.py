@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "manyheads"
 # own `__init__`: it offers what lies under the doors, and the doors may come through it.
 FLOORS: dict[str, float] = {
     "ground": 0,
+    "native": 0.5,
     "encoder": 1,
     "formulas": 1,
     "tasks": 2,

@@ -159,20 +159,22 @@ class Model:
             raise InputError(f"no task {name!r} in this model; it has {known}{nearest(name, self.tasks)}")
         return self.tasks[name]
 
-    def predict(self, task: str, inputs: Iterable[Input]) -> list[Prediction]:
+    def predict(self, task: str, inputs: Iterable[Input], *, raw: bool = False) -> list[Prediction]:
         """Predictions for texts, or for pairs (a, b) where the task reads pairs, in the order of the inputs.
+
+        Probabilities are calibrated, or with `raw` those of the head as it was trained.
 
         Tasks with candidates or choices take (text, [candidates]); a tagging task takes a list of words too. Raises
         InputError for an unknown task or an input that is none.
         """
-        return list(self.stream(task, inputs))
+        return list(self.stream(task, inputs, raw=raw))
 
-    def stream(self, task: str, inputs: Iterable[Input]) -> Iterator[Prediction]:
+    def stream(self, task: str, inputs: Iterable[Input], *, raw: bool = False) -> Iterator[Prediction]:
         """`predict` for inputs of any number: memory stays constant."""
         chosen = self.task(task)
         rest = _given(inputs, [chosen], chosen.name)
         while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
-            yield from self._predict_chunk([chosen], chunk)[chosen.name]
+            yield from self._predict_chunk([chosen], chunk, raw)[chosen.name]
 
     def outputs(self, task: str, inputs: Sequence[Any]) -> tuple[Rows, Layout]:
         """A head's outputs for inputs as the task's kind makes them of rows (`Kind.input`), on the processor, and how
@@ -181,23 +183,23 @@ class Model:
         return self._outputs([chosen], [{chosen.name: one} for one in inputs])[chosen.name]
 
     def analyze(
-        self, texts: Iterable[str], tasks: Sequence[str] | None = None
+        self, texts: Iterable[str], tasks: Sequence[str] | None = None, *, raw: bool = False
     ) -> list[dict[str, Prediction]]:
         """Every head that reads a single text, on each text, in one encoder pass: {task: prediction} a text.
 
         A text that a task lays out in another way than the others (it cuts it shorter) stands in that pass twice.
         Raises InputError where no task of the model reads single texts.
         """
-        return self._all_heads(texts, 1, tasks)
+        return self._all_heads(texts, 1, tasks, raw)
 
     def analyze_pairs(
-        self, pairs: Iterable[Sequence[str]], tasks: Sequence[str] | None = None
+        self, pairs: Iterable[Sequence[str]], tasks: Sequence[str] | None = None, *, raw: bool = False
     ) -> list[dict[str, Prediction]]:
         """Every head that reads a pair, on each pair: {task: prediction} a pair.
 
         Tasks that read a pair alike (packed, or apart) share one encoder pass.
         """
-        return self._all_heads(pairs, 2, tasks)
+        return self._all_heads(pairs, 2, tasks, raw)
 
     @torch.inference_mode()
     def embed(
@@ -316,7 +318,7 @@ class Model:
         return cls(network, tokenizer, tasks, precision)
 
     def _all_heads(
-        self, inputs: Iterable[Input], count: int, names: Sequence[str] | None
+        self, inputs: Iterable[Input], count: int, names: Sequence[str] | None, raw: bool
     ) -> list[dict[str, Prediction]]:
         tasks = [self.task(name) for name in names] if names is not None else list(self.tasks.values())
         fitting = [task for task in tasks if task.kind.reads == count]
@@ -329,17 +331,19 @@ class Model:
         answers: list[dict[str, Prediction]] = []
         rest = _given(inputs, fitting, "analyze")
         while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
-            found = self._predict_chunk(fitting, chunk)
+            found = self._predict_chunk(fitting, chunk, raw)
             answers += [{task.name: found[task.name][i] for task in fitting} for i in range(len(chunk))]
         return answers
 
     def _predict_chunk(
-        self, tasks: Sequence[Task], inputs: Sequence[Mapping[str, Any]]
+        self, tasks: Sequence[Task], inputs: Sequence[Mapping[str, Any]], raw: bool
     ) -> dict[str, list[Prediction]]:
         """Each task's predictions for inputs {task: input}, from one encoder pass over what they lay out."""
         found = self._outputs(tasks, inputs)
         return {
-            task.name: predictions_of(task.kind, *found[task.name], [one[task.name] for one in inputs])
+            task.name: predictions_of(
+                task.kind, *found[task.name], [one[task.name] for one in inputs], raw=raw
+            )
             for task in tasks
         }
 
@@ -387,11 +391,13 @@ class Model:
         return found
 
 
-def predictions_of(kind: Kind, outputs: Rows, layout: Layout, inputs: Sequence[Any]) -> list[Prediction]:
-    """What outputs for inputs say, and of each whether it was cut."""
+def predictions_of(
+    kind: Kind, outputs: Rows, layout: Layout, inputs: Sequence[Any], *, raw: bool = False
+) -> list[Prediction]:
+    """What outputs for inputs say, and of each whether it was cut; with `raw` the probabilities are not calibrated."""
     back = kind.keeps_inputs or layout.marks is not None
     examples = examples_of(layout, inputs, None) if back else None
-    found = kind.predictions(outputs, examples)
+    found = kind.predictions(outputs if raw else kind.calibrated(outputs), examples)
     parts = np.split(layout.dropped, np.cumsum(layout.counts)[:-1])
     told = []
     for prediction, lost in zip(found, parts, strict=True):

@@ -70,7 +70,7 @@ def taught(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
 def probabilities(teacher: Path, task: str, tiny: "Tiny") -> NDArray[np.float64]:
     """[48, 2] of `bad` and `good` for the training rows, by the teacher's own `predict`."""
     rows = [row["sentence"] for row in table(tiny.folder / "mood-train.csv")]
-    answers = mh.load(teacher).predict(task, rows)
+    answers = mh.load(teacher).predict(task, rows, raw=True)
     return np.array([[answer.probabilities[name] for name in ("bad", "good")] for answer in answers])  # type: ignore[index]
 
 

@@ -281,7 +281,7 @@ def test_two_runs_answer_with_their_mean(
     models = [together.model(), other.model()]
     both = Ensemble(models, ["one", "other"])
     (mean,) = both.answer("mood", [("a fine film",)])
-    each = [model.predict("mood", ["a fine film"])[0].probabilities or {} for model in models]
+    each = [model.predict("mood", ["a fine film"], raw=True)[0].probabilities or {} for model in models]
     for label in ("bad", "good"):
         assert (mean.probabilities or {})[label] == pytest.approx(
             (each[0][label] + each[1][label]) / 2, abs=1e-6
@@ -293,7 +293,7 @@ def test_two_runs_answer_with_their_mean(
     asked = ("ada in rome", ["rome", "oslo"])
     kind = models[0].task("ends").kind
     (choice,) = both.answer("ends", [kind.input(kind.given(asked))])
-    shares = [model.predict("ends", [asked])[0].shares for model in models]
+    shares = [model.predict("ends", [asked], raw=True)[0].shares for model in models]
     assert choice.shares == pytest.approx([(a + b) / 2 for a, b in zip(*shares, strict=True)], abs=1e-6)
     scores = evaluate_runs([together, other])["dev"]
     assert list(scores) == list(sections)

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Also", "Attention", "Device", "Json", "Overrides", "PrecisionOption", "Quiet", "RunFolder"]
+__all__ = [
+    "Also",
+    "Attention",
+    "Device",
+    "Json",
+    "Overrides",
+    "PrecisionOption",
+    "Quiet",
+    "Raw",
+    "RunFolder",
+]
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder that `train` wrote.", show_default=False)]
 Also = Annotated[
@@ -27,3 +37,6 @@ PrecisionOption = Annotated[
 Attention = Annotated[str | None, typer.Option("--attention", help="The attention backend: torch.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Probabilities as the head gives them, not calibrated on dev.")
+]

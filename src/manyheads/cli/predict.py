@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manyheads.cli.options import Also, Attention, Device, Overrides, PrecisionOption, Quiet, RunFolder
+from manyheads.cli.options import Also, Attention, Device, Overrides, PrecisionOption, Quiet, Raw, RunFolder
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -61,6 +61,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Add a column p:LABEL for each label.")
     ] = False,
+    raw: Raw = False,
     glue: Annotated[
         Path | None,
         typer.Option(
@@ -105,7 +106,7 @@ def predict(
 
     folders = [run, *(also or ())]
     models = [load(one, precision).to(device).use(attention=attention) for one in folders]
-    model = Ensemble(models, [str(one) for one in folders])
+    model = Ensemble(models, [str(one) for one in folders], raw=raw)
     if glue is not None:
         _submit(run, model, glue, overrides or [], quiet=quiet)
         return

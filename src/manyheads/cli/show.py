@@ -4,6 +4,7 @@ Knows rich. Must not know where scores come from.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,7 +12,10 @@ from rich.table import Table
 
 from manyheads.tasks.kind import Prediction
 
-__all__ = ["bar", "predictions_table", "scores_table"]
+if TYPE_CHECKING:
+    from manyheads.evidence.explain import Explanation
+
+__all__ = ["bar", "explanation_table", "predictions_table", "scores_table"]
 
 
 def scores_table(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
@@ -45,6 +49,22 @@ def predictions_table(found: Mapping[str, Prediction]) -> None:
             named = ", ".join(f"{span.text} [{span.label}]" for span in prediction.spans)
             table.add_row(task, escape(named) or "–", "", cut)
     _screen().print(table)
+
+
+def explanation_table(found: "Explanation") -> None:
+    """The tokens of the text in their order, each with what it did to the score."""
+    title = f"{found.task}: {found.target}, score {found.score:.4g}, without the words {found.baseline:.4g}"
+    table = Table("token", "moved it by", "", box=None, pad_edge=False)
+    words = [one for one in found.tokens if one.start < one.end]
+    widest = max((abs(one.value) for one in words), default=0.0) or 1.0
+    for one in words:
+        sign = "+" if one.value >= 0 else "−"
+        table.add_row(escape(one.text), f"{one.value:+.3g}", f"{sign} {bar(abs(one.value) / widest)}")
+    screen = _screen()
+    screen.print(f"\n{escape(title)}")
+    screen.print(table)
+    if not found.complete:
+        screen.print(f"the parts add up to {found.gap:+.3g} more than they should: take them with care")
 
 
 def _screen() -> Console:

@@ -25,10 +25,14 @@ class Ensemble:
     pieces of a text need models that cut it into the same pieces.
     """
 
-    def __init__(self, models: Sequence[Model], names: Sequence[str]) -> None:
-        """`names` are what errors call the models."""
+    def __init__(self, models: Sequence[Model], names: Sequence[str], *, raw: bool = False) -> None:
+        """`names` are what errors call the models; with `raw` one model's probabilities are not calibrated either.
+
+        Those of several are not: the mean of what they say has no temperature that was ever fitted.
+        """
         self.models = list(models)
         self.names = list(names)
+        self.raw = raw or len(self.models) > 1
 
     def task(self, name: str) -> Task:
         """The task, which every model must have; it is the first model's."""
@@ -49,7 +53,7 @@ class Ensemble:
             return []
         found = [model.outputs(task, inputs) for model in self.models]
         outputs = self.mean(kind, task, found)
-        return predictions_of(kind, outputs, found[0][1], inputs)
+        return predictions_of(kind, outputs, found[0][1], inputs, raw=self.raw)
 
     def mean(self, kind: Kind, task: str, found: Sequence[tuple[Rows, Layout]]) -> Rows:
         """The outputs that say what all models say on average, from each one's and how it laid the examples out."""

@@ -32,6 +32,16 @@ class Limits:
     """Seconds from the first byte of a request until its answer."""
     concurrency: int = 256
     """Requests that are read or worked on at the same time."""
+    file: int = 67_108_864
+    """Bytes of a file that is to be labelled."""
+    files: int = 4
+    """Files that are labelled at the same time."""
+    explanations: int = 8
+    """Explanations that are asked for at the same time; one of them is worked on."""
+    connections: int = 1024
+    """Connections at the same time, idle ones among them."""
+    patience: float = 10.0
+    """Seconds that a connection may take over the line and headers of a request."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

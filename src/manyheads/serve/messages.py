@@ -4,7 +4,7 @@ Knows JSON and predictions. Must not know queues or how a request comes in.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,6 +20,8 @@ __all__ = [
     "AnalyzeRequest",
     "EmbedAnswer",
     "EmbedRequest",
+    "ExplainAnswer",
+    "ExplainRequest",
     "PredictAnswer",
     "PredictRequest",
     "TasksAnswer",
@@ -78,6 +80,17 @@ class EmbedRequest(_Message):
     """Whose encoder, where several runs are served; default: the first."""
 
 
+class ExplainRequest(_Message):
+    """One input whose answer is to be explained."""
+
+    task: str
+    """A task's name, as `GET /v1/tasks` lists it."""
+    input: AnyInput
+    """What the task reads: a text, or a pair `[text, text]`."""
+    target: str | None = None
+    """The label that is explained; default: the one that is answered."""
+
+
 class SpanAnswer(_Message):
     """A piece of the text."""
 
@@ -113,6 +126,8 @@ class PredictionAnswer(_Message):
     """Whether the input was cut to the task's `max_length`."""
     tokens_dropped: int
     """How many tokens were cut."""
+    cleaned: list[str] | None = None
+    """The text, or both, as the head has read it, where its task cleans texts before."""
 
 
 class PredictAnswer(_Message):
@@ -141,6 +156,40 @@ class EmbedAnswer(_Message):
     model: str
 
 
+class TokenAnswer(_Message):
+    """A token and what it did to the score."""
+
+    token: str
+    which: int
+    """In which text it stands: 0, or 1 for the second of a pair."""
+    start: int
+    """Its first character in that text, in code points."""
+    end: int
+    """One beyond its last; the same as `start` for tokens that stand in no text."""
+    text: str
+    value: float
+    """By how much it raised the score; below 0: it lowered it."""
+
+
+class ExplainAnswer(_Message):
+    """Which tokens moved an answer, by integrated gradients."""
+
+    task: str
+    target: str
+    """What the score is for: a label, or `value`."""
+    score: float
+    """The label's logit, or the value."""
+    baseline: float
+    """The score of the same sequence without its words."""
+    tokens: list[TokenAnswer]
+    gap: float
+    """The sum over the tokens less (score − baseline)."""
+    complete: bool
+    """Whether that is as good as 0."""
+    prediction: PredictionAnswer
+    model: str
+
+
 class TaskAnswer(_Message):
     """A task that is served."""
 
@@ -149,6 +198,14 @@ class TaskAnswer(_Message):
     labels: list[str] | None = None
     inputs: Literal["text", "pair", "text and candidates"]
     """What one input is."""
+    columns: list[str]
+    """The columns of a table that make an input, by the names they had in training."""
+    range: list[float] | None = None
+    """The least and the greatest value, where they are known."""
+    cleans: bool
+    """Whether texts are cleaned before they are read."""
+    calibrated: bool
+    """Whether a temperature was found on dev, with which probabilities are told."""
     max_length: int
     """Tokens that are read of an input, special ones among them."""
     model: str
@@ -159,6 +216,8 @@ class TasksAnswer(_Message):
 
     tasks: list[TaskAnswer]
     models: list[str]
+    explains: bool
+    """Whether `POST /v1/explain` answers here."""
     limits: dict[str, float]
 
 
@@ -193,7 +252,7 @@ def checked(model: type[M], value: Mapping[str, Any]) -> M:
         raise Problem("invalid", detail) from None
 
 
-def told(prediction: Prediction) -> dict[str, Any]:
+def told(prediction: Prediction, cleaned: Sequence[str] | None = None) -> dict[str, Any]:
     """A prediction as JSON: what has no meaning for its kind, and numbers that are not finite, left out."""
     found: dict[str, Any] = {}
     for name in ("label", "score", "value"):
@@ -212,14 +271,15 @@ def told(prediction: Prediction) -> dict[str, Any]:
         found["ranking"] = list(prediction.ranking)
     if prediction.shares:
         found["shares"] = list(prediction.shares)
-    return found | {"truncated": prediction.truncated, "tokens_dropped": prediction.tokens_dropped}
+    found |= {"truncated": prediction.truncated, "tokens_dropped": prediction.tokens_dropped}
+    return found if cleaned is None else found | {"cleaned": list(cleaned)}
 
 
 def schemas() -> dict[str, Any]:
     """{name: JSON schema} of all messages, as OpenAPI's components."""
     models = (
-        *(PredictRequest, AnalyzeRequest, EmbedRequest),
-        *(PredictAnswer, AnalyzeAnswer, EmbedAnswer, TasksAnswer, ProblemAnswer),
+        *(PredictRequest, AnalyzeRequest, EmbedRequest, ExplainRequest),
+        *(PredictAnswer, AnalyzeAnswer, EmbedAnswer, ExplainAnswer, TasksAnswer, ProblemAnswer),
     )
     _, whole = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"

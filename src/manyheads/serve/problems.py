@@ -25,7 +25,11 @@ class Sort:
 
 
 PROBLEMS: dict[str, Sort] = {
-    "malformed": Sort(400, "The request cannot be read", "Send one JSON object in UTF-8, without NUL."),
+    "malformed": Sort(
+        400,
+        "The request cannot be read",
+        "Send UTF-8 without NUL: one JSON object, or for `/v1/label` rows of csv.",
+    ),
     "unauthorized": Sort(
         401, "A token is needed", "Send the header `Authorization: Bearer TOKEN` with the service's token."
     ),
@@ -33,12 +37,21 @@ PROBLEMS: dict[str, Sort] = {
     "method": Sort(405, "Not with this method", "The header `Allow` names the methods."),
     "slow": Sort(408, "The request came too slowly", "Send the whole body at once."),
     "too-large": Sort(413, "More than this service takes at once", "Send it in smaller requests."),
-    "media-type": Sort(415, "Not JSON", "Send `Content-Type: application/json`, and no `Content-Encoding`."),
+    "media-type": Sort(
+        415,
+        "Not the media type that is taken here",
+        "Send `Content-Type: application/json`, for `/v1/label` `text/csv`, and no `Content-Encoding`.",
+    ),
     "invalid": Sort(422, "Not what is expected here", "The detail says what was found and expected."),
     "unknown-task": Sort(422, "No such task", "`GET /v1/tasks` lists the tasks."),
     "queue-full": Sort(429, "Too much waits already", "Try again after the seconds that `Retry-After` says."),
     "headers": Sort(431, "The headers are too long", "Send fewer or shorter headers."),
     "failed": Sort(500, "It failed while working", "The request id leads to the reason in the log."),
+    "not-offered": Sort(
+        501,
+        "This service cannot do that",
+        "For explanations start it where captum is installed: `pip install 'manyheads[explain]'`.",
+    ),
     "stopping": Sort(
         503, "The service is being stopped", "Another instance, or this one later, will answer."
     ),

@@ -1,25 +1,31 @@
-"""The body of a request: bytes become one JSON object, or a problem says where they are none.
+"""The body of a request: bytes become one JSON object or a file of text, or a problem says where they are none.
 
-Knows bytes and JSON. Must not know tasks, models or what the object should hold.
+Knows bytes and JSON. Must not know tasks, models or what the object or the file should hold.
 """
 
+import asyncio
+import codecs
 import json
 import re
+from tempfile import SpooledTemporaryFile
 from typing import Any, NoReturn
 
 from starlette.requests import Request
 
 from manyheads.serve.problems import Problem
 
-__all__ = ["read_body", "read_object"]
+__all__ = ["read_body", "read_file", "read_object"]
 
 _DEPTH = 8  # of lists and objects in each other; the deepest request has 4
+_IN_MEMORY = 4_194_304  # bytes of a file that are held before they go to a file without a name
+_SLOWEST = 50_000  # bytes a second of a file, beyond the first seconds: who sends less holds a place for nothing
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"Rar!", b"7z\xbc\xaf")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 async def read_body(request: Request, most: int) -> bytes:
     """The whole body, of at most `most` bytes; a longer one is not read to its end."""
-    check_headers(request, most)
+    check_headers(request, most, "application/json")
     parts: list[bytes] = []
     total = 0
     async for part in request.stream():
@@ -30,13 +36,57 @@ async def read_body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def check_headers(request: Request, most: int) -> None:
+async def read_file(request: Request, most: int, seconds: float) -> SpooledTemporaryFile[bytes]:
+    """The whole body of csv, UTF-8 without NUL, of at most `most` bytes; to be closed.
+
+    It must come within `seconds`, and one more for each 50 kB.
+    """
+    check_headers(request, most, "text/csv")
+    clock = asyncio.get_running_loop().time
+    begin, total = clock(), 0
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (the caller closes it)
+    try:
+        async with asyncio.timeout(seconds) as patience:
+            async for part in request.stream():
+                if not total and part.startswith(_PACKED):
+                    raise Problem("media-type", "found packed data, expected csv as it is", close=True)
+                _check_bytes(part, total, decoder)
+                total += len(part)
+                if total > most:
+                    raise _too_large(most)
+                file.write(part)
+                patience.reschedule(begin + seconds + total / _SLOWEST)
+            _check_bytes(b"", total, decoder)
+    except TimeoutError:
+        file.close()
+        raise Problem("slow", f"{total:,} bytes had come when it had taken too long", close=True) from None
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
+    return file
+
+
+def _check_bytes(part: bytes, before: int, decoder: codecs.IncrementalDecoder) -> None:
+    """Refuse the next bytes of a file, of which `before` have come, where they are no text; none: its end."""
+    held = len(decoder.getstate()[0])  # of a character that the part before began
+    try:
+        decoder.decode(part, final=not part)
+    except UnicodeDecodeError as error:
+        place = before - held + error.start
+        raise Problem("malformed", f"the file is not UTF-8: byte {place:,} fits nowhere", close=True) from None
+    if (at := part.find(0)) >= 0:
+        raise Problem("malformed", f"the file has the byte NUL at place {before + at:,}", close=True)
+
+
+def check_headers(request: Request, most: int, wanted: str) -> None:
     """Refuse by its headers what would not be read."""
     said = request.headers.get("content-type", "")
     kind, _, parameters = said.partition(";")
-    if kind.strip().lower() != "application/json":
+    if kind.strip().lower() != wanted:
         found = f"found {said[:60]!r}" if said else "found none"
-        raise Problem("media-type", f"Content-Type: expected application/json, {found}", close=True)
+        raise Problem("media-type", f"Content-Type: expected {wanted}, {found}", close=True)
     charset = re.search(r"charset\s*=\s*\"?([\w.:-]+)", parameters, re.IGNORECASE)
     if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
         raise Problem("media-type", f"charset: expected utf-8, found {charset[1][:60]!r}", close=True)

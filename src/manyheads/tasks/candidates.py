@@ -18,6 +18,7 @@ from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import shown
+from manyheads.formulas.calibration import temperature_of_groups
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.candidates import CandidatesHead
 from manyheads.tasks.heads.pooling import Pooling
@@ -76,7 +77,7 @@ class CandidateKind(Kind[Grouped]):
         return Layout(flat.ids, flat.segments.astype(np.uint8), flat.lengths, flat.dropped, counts)
 
     def facts(self) -> dict[str, Any]:
-        return {}
+        return self._with_temperature({})
 
     def build_head(
         self, hidden: int, dropout: float, relation: Relation | None = None, encoder: Encoder | None = None
@@ -114,6 +115,10 @@ class CandidateKind(Kind[Grouped]):
 
     def tempered(self, outputs: Grouped, temperature: float) -> Grouped:
         return outputs.with_rows(outputs.rows / temperature)
+
+    def fitted_temperature(self, outputs: Grouped, targets: Tensor) -> float:
+        """Of the softmax over an example's candidates."""
+        return temperature_of_groups(outputs.rows, self.soft(targets, outputs), outputs.owners)
 
     def distance(self, p: Grouped, q: Grouped) -> Tensor:
         """KL(P‖Q) + KL(Q‖P) of the two distributions over an example's candidates, mean over examples."""

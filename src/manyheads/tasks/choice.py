@@ -67,6 +67,7 @@ class Choice(CandidateKind):
 
     def __init__(self, settings: ChoiceSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
+        self._take_temperature(facts)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from manyheads.encoder.bert import Encoder
 from manyheads.errors import nearest, shown
-from manyheads.formulas import metrics, smart
+from manyheads.formulas import calibration, metrics, smart
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.relation import Relation, RelationHead
 from manyheads.tasks.kind import Example, Kind, Prediction
@@ -108,6 +108,7 @@ class Classification(TextKind):
         weights = (facts or {}).get("class_weights")
         self.class_weights: tuple[float, ...] | None = None if weights is None else tuple(weights)
         """The weight of each label in the loss; None: all count alike."""
+        self._take_temperature(facts)
 
     def learn(self, values: Sequence[object]) -> None:
         if not self.labels:
@@ -157,7 +158,9 @@ class Classification(TextKind):
 
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = {"labels": list(self.labels)}
-        return found if self.class_weights is None else {**found, "class_weights": list(self.class_weights)}
+        if self.class_weights is not None:
+            found["class_weights"] = list(self.class_weights)
+        return self._with_temperature(found)
 
     def target(self, value: object, example: Example | None = None) -> float:
         name = _name(value)
@@ -294,6 +297,10 @@ class Classification(TextKind):
         if math.isnan(first_measure):
             return 0.0
         return (1 + first_measure) / 2 if self.settings.measure == "matthews" else first_measure
+
+    def fitted_temperature(self, outputs: Tensor, targets: Tensor) -> float:
+        """By the likelihood of the labels as they are, without class weights: those are a wish, not a frequency."""
+        return calibration.temperature(outputs, targets)
 
     def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
         """The label, its probability, and each label's as `p:LABEL`."""

@@ -3,6 +3,7 @@
 Knows rows' values, token ids, and outputs as tensors. Must not know data files, recipes or the training loop.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing_extensions import TypeVar
 from manyheads.encoder.bert import Encoder
 from manyheads.encoder.layout import Layout, sums
 from manyheads.encoder.tokenizer import Tokenizer
+from manyheads.formulas.calibration import COLDEST
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.relation import Relation
 
@@ -159,6 +161,8 @@ class Kind(ABC, Generic[O]):
     """Whether the loss is a squared error (of Gaussian noise), not a log-likelihood of labels."""
     keeps_inputs: ClassVar[bool] = False
     """Whether predictions and measures look back at the inputs."""
+    temperature: float = 1.0
+    """What `calibrated` divides outputs by; `calibrate` finds it on dev, and it is one of the facts."""
 
     @abstractmethod
     def __init__(self, settings: Any, facts: Mapping[str, Any] | None = None) -> None:
@@ -332,6 +336,33 @@ class Kind(ABC, Generic[O]):
 
     def tune(self, outputs: O, targets: Tensor, examples: Sequence[Example] | None = None) -> None:
         """Choose on dev what is chosen there, such as a threshold, before dev is scored. Here: nothing."""
+
+    def fitted_temperature(self, outputs: O, targets: Tensor) -> float | None:
+        """The temperature at which the targets are most likely (Guo et al. 2017, section 4.2); None where the
+        probabilities of predictions are no softmax of the outputs. Here: None."""
+        return None
+
+    def calibrate(self, outputs: O, targets: Tensor) -> None:
+        """Find the temperature on dev, after the best weights are back."""
+        found = self.fitted_temperature(outputs, targets)
+        # A split that is answered without an error sets no limit to how sure a head may be: its own word stays.
+        self.temperature = 1.0 if found is None or found == COLDEST else found
+
+    def calibrated(self, outputs: O) -> O:
+        """Outputs with calibrated probabilities: what predictions are made of. Distillation, ensembles and measures
+        take the outputs as they are."""
+        return outputs if self.temperature == 1.0 else self.tempered(outputs, self.temperature)
+
+    def _with_temperature(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Facts, and the temperature where one was found."""
+        return facts if self.temperature == 1.0 else {**facts, "temperature": self.temperature}
+
+    def _take_temperature(self, facts: Mapping[str, Any] | None) -> None:
+        """The temperature that an earlier object found; ValueError where it is none."""
+        found = float((facts or {}).get("temperature", 1.0))
+        if not (math.isfinite(found) and found > 0):
+            raise ValueError(f"'temperature' expects a number above 0, found {found}")
+        self.temperature = found
 
     @abstractmethod
     def cells(self, prediction: Prediction) -> list[dict[str, Any]]:

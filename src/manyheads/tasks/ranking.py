@@ -78,6 +78,7 @@ class Ranking(CandidateKind):
 
     def __init__(self, settings: RankingSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
+        self._take_temperature(facts)
         self._unanswered = 0
         self._again = 0
 

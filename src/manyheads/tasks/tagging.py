@@ -25,7 +25,7 @@ from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer, Word
 from manyheads.errors import InputError, nearest, shown
-from manyheads.formulas import metrics, smart
+from manyheads.formulas import calibration, metrics, smart
 from manyheads.formulas.metrics.entities import entities, entity_counts, parted
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.bilstm import BiLSTMHead
@@ -143,6 +143,7 @@ class Tagging(Kind[Grouped]):
 
     def __init__(self, settings: TaggingSettings, facts: Mapping[str, Any] | None = None) -> None:
         self.settings = settings
+        self._take_temperature(facts)
         self._learnt = bool(facts)
         self.scheme: Scheme = "iob2" if settings.scheme == "auto" else settings.scheme
         self._name(())
@@ -354,7 +355,7 @@ class Tagging(Kind[Grouped]):
         self._learnt = True
 
     def facts(self) -> dict[str, Any]:
-        return {"labels": list(self.labels), "scheme": self.scheme}
+        return self._with_temperature({"labels": list(self.labels), "scheme": self.scheme})
 
     def target(self, value: object, example: Example | None = None) -> list[float]:
         """The numbers of the words' labels. A ValueError about one word has its number, from 0, as `word`."""
@@ -524,6 +525,11 @@ class Tagging(Kind[Grouped]):
 
     def goodness(self, first_measure: float) -> float:
         return 0.0 if math.isnan(first_measure) else first_measure
+
+    def fitted_temperature(self, outputs: Grouped, targets: Tensor) -> float:
+        """Of each word's softmax over the labels. The most probable tags of a sentence stay the same ones: all of
+        them are divided alike."""
+        return calibration.temperature(outputs.rows, targets)
 
     def cells(self, prediction: Prediction) -> list[dict[str, Any]]:
         """`tags` with spaces between, as the model has learnt them, and `spans` as JSON."""

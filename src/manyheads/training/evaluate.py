@@ -25,6 +25,7 @@ from manyheads.training.splits import Split, TaskData
 
 __all__ = [
     "Running",
+    "calibrate",
     "goodness",
     "outputs_of",
     "score",
@@ -126,6 +127,11 @@ def tune(kind: Kind, outputs: Rows, split: Split) -> None:
     kind.tune(outputs, _targets(split), split.examples)
 
 
+def calibrate(kind: Kind, outputs: Rows, split: Split) -> None:
+    """Let the kind find its temperature on a split with targets."""
+    kind.calibrate(outputs, _targets(split))
+
+
 def _targets(split: Split) -> torch.Tensor:
     assert split.targets is not None
     return torch.from_numpy(split.targets)
@@ -191,7 +197,7 @@ def goodness(tasks: Sequence[TaskData], scores: Mapping[str, Mapping[str, float]
 
 def write_predictions(path: Path, kind: Kind, split: Split, outputs: Rows) -> None:
     """`row, gold, …` for each row of a split as csv, with the kind's columns; a benchmark's own files beside."""
-    predictions = kind.predictions(outputs, split.examples)
+    predictions = kind.predictions(kind.calibrated(outputs), split.examples)
     values, places = split.rows.values, split.rows.places
     with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -35,6 +35,7 @@ from manyheads.training.conflict import Surgery, affinity, draw_affinity
 from manyheads.training.documents import Answers, Drawn
 from manyheads.training.evaluate import (
     Running,
+    calibrate,
     goodness,
     outputs_of,
     score,
@@ -464,6 +465,7 @@ def _finish(
             if split.targets is not None:
                 if name == "dev":
                     tune(task.kind, outputs, split)
+                    calibrate(task.kind, outputs, split)
                 scores.setdefault(name, {})[task.name] = score(task.kind, outputs, split)
                 write_tallies(path.with_suffix(".npy"), tallies(task.kind, outputs, split))
             write_predictions(path, task.kind, split, outputs)

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from manyheads.data.encode import TokenCache, file_fingerprint
-from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import spread
 from manyheads.errors import InputError
 from manyheads.evidence.answered import Answered, Confusion
@@ -27,7 +26,7 @@ from manyheads.model import Model
 from manyheads.recipe import Recipe
 from manyheads.tasks import Kind, Prediction
 from manyheads.tasks.documents import DocumentKind
-from manyheads.tasks.head import Rows, ordered, plain
+from manyheads.tasks.head import Rows, ordered
 from manyheads.training.evaluate import outputs_of, score, tallies
 from manyheads.training.splits import Split, TaskData, load_task, sources_of
 
@@ -287,7 +286,7 @@ def _answered(name: str, split: str, model: Model, data: TaskData) -> _Said:
         rows,
         outputs,
         torch.from_numpy(rows.targets),
-        kind.predictions(outputs, rows.examples),
+        kind.predictions(kind.calibrated(outputs), rows.examples),
         tallies(kind, outputs, rows),
     )
 
@@ -295,7 +294,8 @@ def _answered(name: str, split: str, model: Model, data: TaskData) -> _Said:
 def _told(
     bare: SplitFindings, said: _Said, dev: _Said | None, recipe: Recipe, data: TaskData
 ) -> SplitFindings:
-    confidence = _confidence(said, said.predictions, np.arange(len(said.rows)))
+    whole = np.arange(len(said.rows))
+    confidence = _confidence(said, said.predicted(whole, 1.0), whole)
     worst, wrong = _worst(said, recipe, data)
     return SplitFindings(
         bare.name,
@@ -366,14 +366,7 @@ def _tags(said: _Said, example: int) -> list[str]:
 
 def _temperature(said: _Said, which: NDArray[np.int64]) -> float | None:
     """The temperature that some examples give; None for a kind that gives no softmax of its scores as probabilities."""
-    outputs, targets = ordered(said.outputs, which), said.targets_of(which)
-    first = said.predictions[0]
-    if first.shares and isinstance(outputs, Grouped):
-        soft = said.kind.soft(targets.double(), outputs.double())
-        return calibration.temperature_of_groups(outputs.rows, soft, outputs.owners)
-    if first.probabilities is not None or any(one.tokens for one in said.predictions):
-        return calibration.temperature(plain(outputs), targets)
-    return None
+    return said.kind.fitted_temperature(ordered(said.outputs, which), said.targets_of(which))
 
 
 def _calibration(
