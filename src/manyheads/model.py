@@ -21,6 +21,7 @@ from manyheads.encoder.bert import Encoder, States
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout, in_pieces
 from manyheads.encoder.ragged import Ragged
+from manyheads.encoder.reading import Reading, rows_read
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError, nearest, shown
 from manyheads.files import write_json
@@ -109,8 +110,20 @@ class Network(nn.Module):
         vectors. Returns each part's outputs.
         """
         deep = any(self.head(task).all_layers for task, _, _ in parts)
-        states = self.encoder.encode(ragged, all_layers=deep, words=words)
+        states = self.encoder.encode(
+            ragged, all_layers=deep, words=words, rows=None if deep else self.rows_read(ragged, parts)
+        )
         return [self.answer(task, states.of_sequences(begin, end)) for task, begin, end in parts]
+
+    def rows_read(self, ragged: Ragged, parts: Sequence[tuple[str, int, int]]) -> Tensor | None:
+        """[R] the tokens whose last states the parts' heads read; None: all of them."""
+        ends = np.concatenate([[0], np.cumsum(ragged.lengths)])
+        readings = []
+        for task, begin, end in parts:
+            marks = None if ragged.marks is None else ragged.marks[ends[begin] : ends[end]].cpu().numpy()
+            readings.append(Reading(self.head(task).reads, np.arange(begin, end), marks))
+        rows = rows_read(ragged.lengths, readings)
+        return None if rows is None else torch.from_numpy(rows).to(ragged.device)
 
     def answer(self, task: str, states: States) -> Rows:
         """The outputs of one task's head."""

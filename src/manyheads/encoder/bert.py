@@ -185,13 +185,19 @@ class Attention(nn.Module):
         self.causal = causal
         self.backend = choose_backend()
 
-    def forward(self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None) -> Tensor:
-        """Where `weights` is a list, the padded attention weights are appended to it."""
+    def forward(
+        self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """Where `weights` is a list, the padded attention weights are appended to it. With `rows` [R] the states of
+        these tokens alone, [R, H]."""
         qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
         if weights is not None:
             weights.append(attention_weights(qkv, ragged, self.causal))
         mixed = self.backend(qkv, ragged, self.dropout if self.training else 0.0, self.causal)
-        normed: Tensor = self.norm(self.output(mixed.flatten(1)), x)
+        mixed = mixed.flatten(1)
+        if rows is not None:
+            mixed, x = mixed.index_select(0, rows), x.index_select(0, rows)
+        normed: Tensor = self.norm(self.output(mixed), x)
         return normed
 
 
@@ -226,9 +232,12 @@ class Layer(nn.Module):
         self.attention = Attention(hidden, heads, eps, dropout, attention_dropout, causal)
         self.feedforward = FeedForward(hidden, intermediate, eps, dropout)
 
-    def forward(self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None) -> Tensor:
-        states: Tensor = self.feedforward(self.attention(x, ragged, weights))
-        return states
+    def forward(
+        self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """With `rows` [R] only these tokens' states are computed; the others' are zero."""
+        states: Tensor = self.feedforward(self.attention(x, ragged, weights, rows))
+        return states if rows is None else states.new_zeros(x.shape).index_copy(0, rows, states)
 
 
 class Pooler(nn.Module):
@@ -297,12 +306,23 @@ class Encoder(nn.Module):
                 module.backend = backend
         return self
 
-    def encode(self, ragged: Ragged, *, all_layers: bool = False, words: Tensor | None = None) -> States:
-        """The states of a ragged batch; `words` [T, H] may stand in for the word vectors (SMART, explanations)."""
+    def encode(
+        self,
+        ragged: Ragged,
+        *,
+        all_layers: bool = False,
+        words: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> States:
+        """The states of a ragged batch; `words` [T, H] may stand in for the word vectors (SMART, explanations).
+
+        `rows` [R] are the tokens whose last states are read, where that is known (`reading.rows_read`): what the last
+        layer does to each token by itself is done for them alone, and the last states of the others are zero.
+        """
         x = self.embeddings(ragged, words)
         kept = [x] if all_layers else []
-        for layer in self.layers:
-            x = layer(x, ragged)
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, ragged, rows=rows if number == len(self.layers) else None)
             if all_layers:
                 kept.append(x)
         return States(x, ragged, self.pooler, tuple(kept), self.shape.causal)

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from manyheads.encoder.bert import States
 from manyheads.encoder.grouped import Grouped
+from manyheads.encoder.reading import Reads
 
 __all__ = ["Head", "Rows", "joined", "ordered", "plain", "regrouped"]
 
@@ -38,8 +39,9 @@ class Head(nn.Module, ABC, Generic[R]):
     may then go through the encoder in pieces."""
     least_layers: int = 0
     """How many layers the encoder must have at least."""
-    reads_first: bool = False
-    """Whether it reads the first token's state, in which an encoder with causal attention has seen nothing."""
+    reads: Reads = "tokens"
+    """Which tokens' states it reads of each sequence: the last layer is computed for these. (In the first one's an
+    encoder with causal attention has seen nothing.)"""
     in_checkpoint: ClassVar[str | None] = None
     """What a checkpoint of BERT calls this head, where it has one beside the encoder (`checkpoint.HEAD_NAMES`)."""
 

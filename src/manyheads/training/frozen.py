@@ -74,7 +74,9 @@ def vectors_of(
             which = order[begin:end]
             layout = split.rows.batch(which)
             ragged = Ragged.of_layout(layout).to(parameter.device)
-            read = head.read(network.encoder.encode(ragged, all_layers=head.all_layers))
+            deep = head.all_layers
+            some = None if deep else network.rows_read(ragged, [(task, 0, len(ragged))])
+            read = head.read(network.encoder.encode(ragged, all_layers=deep, rows=some))
             if isinstance(read, Grouped):
                 each = read.rows_of_examples
                 groups = groups or [np.zeros(0, dtype=np.int64)] * n

@@ -456,7 +456,9 @@ def _finish(
     model.network.eval()
     scores: dict[str, dict[str, dict[str, float]]] = {}
     (run.folder / "predictions").mkdir(exist_ok=True)
-    for task in material.tasks.values():
+    for task in sorted(material.tasks.values(), key=lambda one: one.section.head_of is not None):
+        if task.section.head_of is not None:  # what its own dev split, if it has one, may find anew
+            task.kind.temperature = material.tasks[task.section.head_of].kind.temperature
         for name, split in sorted(task.splits.items(), key=lambda one: one[0] != "dev"):
             if name == "train":
                 continue
@@ -477,6 +479,9 @@ def _finish(
                 write_tallies(run.folder / "predictions" / f"{one}-{name}.npy", numbers)
                 write_spans(run.folder / "predictions" / f"{one}-{name}.csv", spans)
             scores.setdefault(name, {}).update(_totals(material, found))
+    scores = {
+        split: {task: of[task] for task in material.tasks if task in of} for split, of in scores.items()
+    }
     run.write_scores(scores)
     measured = journal.measured_affinity()
     if measured and len(material.tasks) > 1:

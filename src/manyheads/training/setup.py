@@ -121,7 +121,7 @@ def build_network(recipe: Recipe, encoder: Encoder, tasks: Mapping[str, TaskData
                 f"tasks.{name}.layers: expected an encoder of {head.least_layers} or more layers, "
                 f"found {encoder.shape.layers}"
             )
-        if head.reads_first and encoder.shape.causal:
+        if head.reads == "first" and encoder.shape.causal:
             raise InputError(
                 f"tasks.{name}: reads the first token, which has seen nothing in an encoder with causal attention"
                 + ("; 'pooling: last' or 'mean' reads others" if hasattr(head, "pooling") else "")

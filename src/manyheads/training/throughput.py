@@ -36,12 +36,17 @@ def operations(network: Network, ragged: Ragged, parts: Sequence[Part]) -> float
 
     6 for each weight of the layers and each token, 12 · layers · H for each pair of tokens that attend to each other
     (Chowdhery et al. 2022, "PaLM", appendix B), and 6 for each weight of a head that is as large, and each of its
-    rows. What is computed besides (embeddings, norms, other passes of a regularizer) does not count.
+    rows; less what the last layer leaves out for tokens that no head reads. What is computed besides (embeddings,
+    norms, other passes of a regularizer) does not count.
     """
     shape = network.encoder.shape
     weights = shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate)
     squares = float((ragged.lengths.astype(np.float64) ** 2).sum())
     counted = 6.0 * weights * ragged.tokens + 12.0 * shape.layers * shape.hidden * squares
+    if not any(network.head(part.task).all_layers for part in parts):
+        read = network.rows_read(ragged, [(part.task, part.begin, part.end) for part in parts])
+        unread = 0 if read is None else ragged.tokens - len(read)
+        counted -= 6.0 * (shape.hidden**2 + 2 * shape.hidden * shape.intermediate) * unread
     for part in parts:
         counted += 6.0 * network.head(part.task).weights_a_row * len(part.targets)
     return counted

@@ -50,6 +50,7 @@ class BiLSTMHead(Head[Grouped]):
         self.least_layers = LAYERS[layers].least
         self.pool = pool
         self.apart = not pool
+        self.reads = "tokens" if pool else "marked"
         self.dropout = dropout
         # Two modules, not one of two layers: the dropout between them is then ours, which SMART can replay.
         inputs = [hidden * LAYERS[layers].width] + [2 * width] * (_DEPTH - 1)

@@ -12,7 +12,7 @@ from manyheads.encoder.bert import States
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layers import dropout
 from manyheads.tasks.head import Head, Rows
-from manyheads.tasks.heads.pooling import POOLINGS, Pooling
+from manyheads.tasks.heads.pooling import POOLINGS, READ_BY, Pooling
 
 __all__ = ["CandidatesHead"]
 
@@ -30,7 +30,7 @@ class CandidatesHead(Head):
     def __init__(self, hidden: int, *, pooling: Pooling, dropout: float) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
-        self.reads_first = pooling in ("pooled", "cls")
+        self.reads = READ_BY[pooling]
         self.dropout = dropout
         self.vector = nn.Parameter(torch.empty(1, hidden))
         nn.init.normal_(self.vector, std=0.02)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from manyheads.encoder.bert import States
 from manyheads.tasks.head import Head
-from manyheads.tasks.heads.pooling import POOLINGS, Pooling
+from manyheads.tasks.heads.pooling import POOLINGS, READ_BY, Pooling
 
 __all__ = ["CosineHead"]
 
@@ -22,7 +22,7 @@ class CosineHead(Head[Tensor]):
     def __init__(self, *, pooling: Pooling) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
-        self.reads_first = pooling in ("pooled", "cls")
+        self.reads = READ_BY[pooling]
 
     def read(self, states: States) -> Tensor:
         return POOLINGS[self.pooling](states)

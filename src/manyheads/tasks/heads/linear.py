@@ -13,7 +13,7 @@ from manyheads.encoder.bert import States
 from manyheads.encoder.layers import Linear, dropout
 from manyheads.tasks.head import Head
 from manyheads.tasks.heads.layer_choice import LAYERS, Layers, chosen
-from manyheads.tasks.heads.pooling import POOLINGS, Pooling
+from manyheads.tasks.heads.pooling import POOLINGS, READ_BY, Pooling
 
 __all__ = ["FEATURES", "Feature", "LinearHead"]
 
@@ -46,7 +46,7 @@ class LinearHead(Head[Tensor]):
     ) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
-        self.reads_first = pooling in ("pooled", "cls")
+        self.reads = READ_BY[pooling]
         self.layers: Layers = layers
         self.all_layers = not LAYERS[layers].only_last
         self.least_layers = LAYERS[layers].least

@@ -25,6 +25,7 @@ class MaskedLMHead(Head[Grouped]):
     """
 
     in_checkpoint = "masked_lm"
+    reads = "marked"
 
     def __init__(self, words: nn.Embedding, *, eps: float) -> None:
         super().__init__()

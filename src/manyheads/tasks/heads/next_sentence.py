@@ -17,7 +17,7 @@ class NextSentenceHead(Head[Tensor]):
     section 3.1, task 2). Nothing is dropped before it, as in BERT's own code."""
 
     in_checkpoint = "next_sentence"
-    reads_first = True
+    reads = "first"
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

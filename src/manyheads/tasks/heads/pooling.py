@@ -9,8 +9,9 @@ from typing import Literal
 from torch import Tensor
 
 from manyheads.encoder.bert import States
+from manyheads.encoder.reading import Reads
 
-__all__ = ["POOLINGS", "Pooling"]
+__all__ = ["POOLINGS", "READ_BY", "Pooling"]
 
 Pooling = Literal["pooled", "cls", "mean", "last"]
 
@@ -20,3 +21,6 @@ POOLINGS: dict[Pooling, Callable[[States], Tensor]] = {
     "mean": States.mean,
     "last": States.last,
 }
+
+READ_BY: dict[Pooling, Reads] = {"pooled": "first", "cls": "first", "mean": "tokens", "last": "last"}
+"""Which tokens' states each of them takes."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from manyheads.encoder.bert import States
 from manyheads.encoder.layers import Linear, dropout
 from manyheads.tasks.head import Head
-from manyheads.tasks.heads.pooling import POOLINGS, Pooling
+from manyheads.tasks.heads.pooling import POOLINGS, READ_BY, Pooling
 
 __all__ = ["Relation", "RelationHead"]
 
@@ -55,6 +55,7 @@ class RelationHead(Head[Tensor]):
         # In a tuple the shared layer is not this head's: its parameters are counted and saved once, by the network.
         self._relation = (relation,)
         self.pooling: Pooling = pooling
+        self.reads = READ_BY[pooling]
         self.dropout = dropout
         width, hidden = relation.weight.shape
         self.output = Linear(width, outputs)

@@ -23,6 +23,7 @@ class SpanHead(Head[Grouped]):
     """
 
     apart = True
+    reads = "marked"
 
     def __init__(self, hidden: int, *, dropout: float) -> None:
         super().__init__()

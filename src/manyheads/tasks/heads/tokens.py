@@ -17,6 +17,7 @@ class TokenHead(Head[Grouped]):
     (Devlin et al. 2019, sections 4.2 and 5.3; `layers` chooses other states, table 7)."""
 
     apart = True
+    reads = "marked"
 
     def __init__(self, hidden: int, outputs: int, *, layers: Layers = "last", dropout: float) -> None:
         super().__init__()
