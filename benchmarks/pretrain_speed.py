@@ -87,9 +87,11 @@ class Size(NamedTuple):
         """The operations of a token's products, forward and backward, that no way of doing it can do without.
 
         6 a weight, 12 · layers · H for each token it attends to (`squares`: mean over the tokens), and 6 a weight
-        of the masked LM's head for the share of tokens that is `asked`.
+        of the masked LM's head for the share of tokens that is `asked`. What the last layer does to each token by
+        itself is needed for that share alone.
         """
         weights = self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
+        weights -= (1 - asked) * (self.hidden**2 + 2 * self.hidden * self.intermediate)
         head = self.hidden**2 + vocabulary * self.hidden
         return 6.0 * weights + 12.0 * self.layers * self.hidden * squares + 6.0 * head * asked
 

@@ -12,7 +12,15 @@ __all__ = ["EpochClock", "training_arguments"]
 
 
 def training_arguments(
-    folder: str, *, best: bool, epochs: float, batch_size: int, lr: float, seed: int, evaluate: bool = False
+    folder: str,
+    *,
+    best: bool,
+    epochs: float,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    evaluate: bool = False,
+    device: str = "cpu",
 ) -> TrainingArguments:
     """Trainer's arguments; `best` adds bf16 and batches of similar lengths to the defaults.
 
@@ -32,7 +40,7 @@ def training_arguments(
         seed=seed,
         bf16=best,
         train_sampling_strategy="group_by_length" if best else "random",
-        use_cpu=True,
+        use_cpu=device == "cpu",
         eval_strategy="epoch" if evaluate else "no",
         save_strategy="no",
         logging_strategy="epoch" if evaluate else "steps",
