@@ -149,6 +149,42 @@ def test_embed_gives_the_models_vectors(served: "Served", pooling: Any) -> None:
     assert (body["dimension"], body["tokens_dropped"], body["model"]) == (32, dropped, "kinds")
 
 
+def test_probabilities_are_calibrated(
+    serving: "Callable[..., Served]", every_kind: "Callable[[], Model]"
+) -> None:
+    model = every_kind()
+    model.task("mood").kind.temperature = 3.0
+    served = serving({"kinds": model})
+    told = {one["name"]: one["calibrated"] for one in served.client.get("/v1/tasks").json()["tasks"]}
+    assert (told["mood"], told["short"]) == (True, False)
+    (found,) = served.post(PREDICT, {"task": "mood", "inputs": ["a good film"]}).json()["predictions"]
+    (calm,), (raw,) = (model.predict("mood", ["a good film"], raw=raw) for raw in (False, True))
+    close(found, calm)
+    assert raw.score is not None
+    assert found["score"] < raw.score
+
+
+def test_what_was_cleaned_is_told(
+    serving: "Callable[..., Served]", every_kind: "Callable[[], Model]"
+) -> None:
+    pytest.importorskip("opencc", reason="opencc is not installed")
+    from manyheads.encoder.clean import weibo
+
+    model = every_kind()
+    for name in ("mood", "packed"):
+        kind = model.task(name).kind
+        kind.settings = kind.settings.model_copy(update={"clean": "weibo"})
+    served = serving({"kinds": model})
+    raw, other = "轉發 @小林 ABC http://t.cn/abc", "a film"
+    (result,) = served.post("/v1/analyze", {"texts": [raw]}).json()["results"]
+    assert result["mood"]["cleaned"] == [weibo(raw)] == ["转发 abc"]
+    assert "cleaned" not in result["deep"]
+    body = {"task": "packed", "inputs": [[raw, other]]}
+    assert served.post(PREDICT, body).json()["predictions"][0]["cleaned"] == [weibo(raw), other]
+    told = {one["name"]: one["cleans"] for one in served.client.get("/v1/tasks").json()["tasks"]}
+    assert [name for name, cleans in told.items() if cleans] == ["mood", "packed"]
+
+
 def test_no_inputs_give_no_answers(served: "Served") -> None:
     assert served.post("/v1/predict", {"task": "mood", "inputs": []}).json()["predictions"] == []
     assert served.post("/v1/embed", {"texts": []}).json()["embeddings"] == []
@@ -162,10 +198,22 @@ def test_tasks_are_listed_with_what_they_read(served: "Served") -> None:
         "kind": "classification",
         "labels": ["bad", "good"],
         "inputs": "text",
+        "columns": ["a"],
+        "cleans": False,
+        "calibrated": False,
         "max_length": 16,
         "model": "kinds",
     }
-    assert found["pairs"] == {"kind": "regression", "inputs": "pair", "max_length": 24, "model": "kinds"}
+    assert found["pairs"] == {
+        "kind": "regression",
+        "inputs": "pair",
+        "columns": ["a", "b"],
+        "range": [0, 5],
+        "cleans": False,
+        "calibrated": False,
+        "max_length": 24,
+        "model": "kinds",
+    }
     assert found["names"]["labels"] == ["O", "B-PER", "I-PER"]
     assert found["order"]["inputs"] == "text and candidates"
     assert body["models"] == ["kinds"]
@@ -423,9 +471,9 @@ def test_a_token_is_asked_for(serving: "Callable[..., Served]", every_kind: "Cal
         answer = served.post(PREDICT, body, headers=given)
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
-    for path in ("/v1/tasks", "/metrics", "/docs", "/openapi.json", "/", "/nope"):
+    for path in ("/v1/tasks", "/metrics", "/docs", "/openapi.json", "/page", "/page/", "/nope"):
         problem(served.client.get(path), 401)
-    for path in ("/healthz", "/readyz"):
+    for path in ("/healthz", "/readyz", "/", "/page/app.js"):
         assert served.client.get(path).status_code == 200
     for scheme in ("Bearer", "bearer"):
         headers = {"Authorization": f"{scheme} a b secret"}
@@ -510,12 +558,20 @@ def test_metrics_count_requests_inputs_and_passes(served: "Served") -> None:
 
 
 def test_the_documentation_is_a_page_of_its_own(served: "Served") -> None:
-    assert served.client.get("/", follow_redirects=False).headers["location"] == "/docs"
     page = served.client.get("/docs").text
     assert "http" not in re.sub(r"http://HOST:PORT|http-equiv", "", page)  # nothing of another host
     assert "<script" not in page
     assert "javascript" not in page
-    for path in ("/v1/predict", "/v1/analyze", "/v1/embed", "/v1/tasks", "/healthz", "/metrics"):
+    for path in (
+        "/v1/predict",
+        "/v1/analyze",
+        "/v1/embed",
+        "/v1/explain",
+        "/v1/label",
+        "/v1/tasks",
+        "/healthz",
+        "/metrics",
+    ):
         assert path in page
     from manyheads.serve.problems import PROBLEMS
 
@@ -529,10 +585,12 @@ def test_the_examples_of_the_documentation_are_answered(served: "Served") -> Non
         for method, operation in operations.items():
             if method != "post":
                 continue
-            for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+            for example in (
+                operation["requestBody"]["content"].get("application/json", {}).get("examples", {}).values()
+            ):
                 assert served.post(path, example["value"]).status_code == 200
                 asked += 1
-    assert asked == len(INPUTS) + 2 + 1
+    assert asked == len(INPUTS) + 2 + 1 + 5
 
 
 # ---- the hostile ----

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 
-POSTS = ("/v1/predict", "/v1/analyze", "/v1/embed")
+POSTS = ("/v1/predict", "/v1/analyze", "/v1/embed", "/v1/explain", "/v1/label")
 GETS = ("/v1/tasks", "/healthz", "/readyz", "/metrics")
 
 
@@ -46,7 +46,7 @@ def test_requests_made_from_the_document_find_no_fault(served: "Served", path: s
         )
 
     settings = hypothesis.settings(
-        max_examples=60 if method == "POST" else 3,
+        max_examples=40 if method == "POST" else 3,
         deadline=None,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
@@ -85,5 +85,8 @@ def test_tasks_that_exist_are_answered_by_the_schema(
         valid("PredictAnswer", answer.json())
     valid("AnalyzeAnswer", served.post("/v1/analyze", {"texts": ["a film"]}).json())
     valid("EmbedAnswer", served.post("/v1/embed", {"texts": ["a film"]}).json())
+    if served.service.explainer.possible:
+        valid("ExplainRequest", {"task": "pairs", "input": ["a", "b"]})
+        valid("ExplainAnswer", served.post("/v1/explain", {"task": "pairs", "input": ["a", "b"]}).json())
     valid("TasksAnswer", served.client.get("/v1/tasks").json())
     valid("ProblemAnswer", served.post("/v1/predict", {}).json())

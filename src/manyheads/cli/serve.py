@@ -54,11 +54,27 @@ def serve(
     concurrency: Annotated[
         int, typer.Option("--concurrency", help="Requests that are read or worked on at the same time.")
     ] = 256,
+    max_file: Annotated[
+        int, typer.Option("--max-file", help="Bytes of a file that is to be labelled.")
+    ] = 67_108_864,
+    max_files: Annotated[
+        int, typer.Option("--max-files", help="Files that are labelled at the same time.")
+    ] = 4,
+    max_explanations: Annotated[
+        int,
+        typer.Option("--max-explanations", help="Explanations that are asked for at the same time."),
+    ] = 8,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", help="Connections at the same time, idle ones among them.")
+    ] = 900,
+    patience: Annotated[
+        float, typer.Option("--patience", help="Seconds that a request's line and headers may take.")
+    ] = 10.0,
     device: Device = "cpu",
     precision: PrecisionOption = None,
     quiet: Quiet = False,
 ) -> None:
-    """Answer over HTTP with every head of one or more runs; SIGTERM or Ctrl-C ends it when all is answered."""
+    """Answer over HTTP, and on a page, with every head of one or more runs; SIGTERM or Ctrl-C ends it."""
     from manyheads.errors import InputError
 
     missing = [name for name in _NEEDS if find_spec(name) is None]
@@ -82,6 +98,11 @@ def serve(
         batch_tokens=batch_tokens,
         timeout=timeout,
         concurrency=concurrency,
+        file=max_file,
+        files=max_files,
+        explanations=max_explanations,
+        connections=max_connections,
+        patience=patience,
     )
     metrics = Metrics()
     with server.listen(

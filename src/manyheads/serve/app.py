@@ -6,9 +6,12 @@ Knows requests, answers and the offer. Must not know how a model works or how a 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
@@ -16,24 +19,36 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from manyheads.errors import InputError, nearest, shown
-from manyheads.serve import description, messages
+from manyheads.evidence.explain import Explanation
+from manyheads.serve import description, messages, page
 from manyheads.serve.batcher import Closed, Full, TooMuch
+from manyheads.serve.explaining import Explainer
+from manyheads.serve.labelling import FILE, Labelling
 from manyheads.serve.limits import Limits
-from manyheads.serve.messages import AnalyzeRequest, EmbedRequest, PredictRequest, checked, told
+from manyheads.serve.messages import (
+    AnalyzeRequest,
+    EmbedRequest,
+    ExplainRequest,
+    PredictRequest,
+    checked,
+    told,
+)
 from manyheads.serve.metrics import Metrics
 from manyheads.serve.offer import Embedder, Laid, Offer, Offered
-from manyheads.serve.page import front
 from manyheads.serve.problems import MEDIA_TYPE, PROBLEMS, Problem, problem_response
-from manyheads.serve.reading import read_body, read_object
+from manyheads.serve.reading import pass_over, read_body, read_file, read_object
 from manyheads.serve.watch import Guard, Watch
 from manyheads.tasks.head import Rows, plain
 
 __all__ = ["Service", "create_app"]
 
 _SMALL = 4096  # bytes of a body whose work beside the encoder is too little to be handed to another thread
+_AHEAD = 2  # pieces of a file in the queue: one is worked on while the next is read
+_MOST_WAIT = 1.0  # seconds, after which a file that found the queue full tries again
 _ABOUT = (
     "Heads of trained models over HTTP. Requests of different tasks share passes of their encoder; answers do not "
     "depend on what else is asked."
@@ -47,9 +62,16 @@ class Service:
 
     def __init__(self, offer: Offer, limits: Limits, metrics: Metrics) -> None:
         self.offer, self.limits, self.metrics = offer, limits, metrics
+        self.explainer = Explainer(limits.explanations)
         self.stopping = False
-        self.at_work = 0
+        self.at_work = self.labelling = 0
+        metrics.watch("files_at_work", "Files that are read or labelled.", lambda: float(self.labelling))
         metrics.watch("requests_at_work", "Requests that are read or worked on.", lambda: float(self.at_work))
+
+    def close(self) -> bool:
+        """Answer what was taken and end; False where that took longer than a request may."""
+        self.explainer.close()
+        return self.offer.close(self.limits.timeout)
 
     # ---- the paths ----
 
@@ -65,18 +87,62 @@ class Service:
         """A vector for each text."""
         return await self._turn(request, self._embed)
 
+    async def explain(self, request: Request) -> Response:
+        """Which tokens moved a task's answer to one input, where the answer is one label or one value."""
+        return await self._turn(request, self._explain)
+
+    async def label(self, request: Request) -> Response:
+        """A csv file with the columns of a task's answers behind each row's own."""
+        try:
+            self._refuse()
+            if self.labelling >= self.limits.files:
+                detail = f"{self.labelling} files are labelled already"
+                raise Problem("queue-full", detail, retry_after=10, close=True)
+            offered, columns, probabilities = self._asked_to_label(request)
+        except Problem:
+            await pass_over(request, self.limits.file, self.limits.timeout)
+            raise
+        self.labelling += 1
+        labelling = None
+        try:
+            with _refusals():
+                offered.queue.check()
+            file = await read_file(request, self.limits.file, self.limits.timeout)
+            with _mistakes():
+                try:
+                    labelling = Labelling(
+                        offered,
+                        cast(Any, file),
+                        columns,
+                        probabilities=probabilities,
+                        limits=self.limits,
+                    )
+                    rows = await run_in_threadpool(labelling.check)
+                except BaseException:
+                    file.close()
+                    raise
+            return _Labelled(self._labelled(request, labelling, offered), rows, self._file_done)
+        except BaseException:
+            self._file_done()
+            raise
+
     async def tasks(self, request: Request) -> Response:
         """The tasks that are served, what each reads and says, and the limits of this service."""
         found = []
         for name, offered in self.offer.tasks.items():
             kind = offered.task.kind
             labels = kind.facts().get("labels")
+            ends = kind.settings.model_dump(mode="json").get("range")
             found.append(
                 {
                     "name": name,
                     "kind": kind.settings.kind,
                     **({"labels": list(labels)} if labels else {}),
                     "inputs": {1: "text", 2: "pair"}.get(kind.reads, "text and candidates"),
+                    "columns": list(kind.columns),
+                    **({"range": ends} if ends else {}),
+                    "cleans": offered.cleans,
+                    "calibrated": kind.temperature != 1.0,
                     "max_length": offered.task.max_length,
                     "model": offered.run,
                 }
@@ -89,8 +155,16 @@ class Service:
             "characters": limits.characters,
             "tokens": limits.queue_tokens,
             "timeout": limits.timeout,
+            "file": limits.file,
         }
-        return _json({"tasks": found, "models": list(self.offer.embedders), "limits": bounds})
+        return _json(
+            {
+                "tasks": found,
+                "models": list(self.offer.embedders),
+                "explains": self.explainer.possible,
+                "limits": bounds,
+            }
+        )
 
     async def health(self, request: Request) -> Response:
         """Whether the process lives."""
@@ -111,11 +185,7 @@ class Service:
     async def _turn(
         self, request: Request, answer: Callable[[Request, Mapping[str, Any], int], Awaitable[Any]]
     ) -> Response:
-        if self.stopping:
-            raise _stopping()
-        if self.at_work >= self.limits.concurrency:
-            detail = f"{self.at_work} requests are worked on already"
-            raise Problem("queue-full", detail, retry_after=1, close=True)
+        self._refuse()
         self.at_work += 1
         begin = time.monotonic()
         try:
@@ -128,23 +198,23 @@ class Service:
             rest = self.limits.timeout - (time.monotonic() - begin)
             try:
                 async with asyncio.timeout(rest):
-                    size = len(body)
-                    asked = await _aside(size, read_object, body)
-                    return await _aside(size, _json, await answer(request, asked, size))
+                    with _refusals():
+                        size = len(body)
+                        asked = await _aside(size, read_object, body)
+                        return await _aside(size, _json, await answer(request, asked, size))
             except TimeoutError:
                 detail = f"there was no answer after {self.limits.timeout:g} s"
                 raise Problem("timeout", detail, retry_after=self.limits.timeout) from None
-            except Full as full:
-                raise Problem("queue-full", "too much waits already", retry_after=full.seconds) from None
-            except TooMuch as much:
-                detail = (
-                    f"the inputs have {much.tokens:,} tokens, at most {much.most:,} are taken in one request"
-                )
-                raise Problem("too-large", detail) from None
-            except Closed:
-                raise _stopping() from None
         finally:
             self.at_work -= 1
+
+    def _refuse(self) -> None:
+        """Refuse a request before it is read."""
+        if self.stopping:
+            raise _stopping()
+        if self.at_work + self.labelling >= self.limits.concurrency:
+            detail = f"{self.at_work + self.labelling} requests are worked on already"
+            raise Problem("queue-full", detail, retry_after=1, close=True)
 
     async def _predict(self, request: Request, body: Mapping[str, Any], size: int) -> dict[str, Any]:
         asked = checked(PredictRequest, body)
@@ -209,6 +279,90 @@ class Service:
             "tokens_dropped": laid.parts[0].layout.dropped.tolist(),
         }
 
+    async def _explain(self, request: Request, body: Mapping[str, Any], size: int) -> dict[str, Any]:
+        asked = checked(ExplainRequest, body)
+        offered = self._offered(asked.task)
+        if not self.explainer.possible:
+            raise Problem("not-offered", "explanations need the library captum, which is not installed here")
+        self._check([asked.input], "input")
+        try:
+            offered.input(asked.input)
+        except ValueError as error:
+            raise Problem("invalid", f"{offered.name}: input: {error}") from None
+        with _mistakes():
+            (found,) = await self._awaited(
+                request, [lambda: self.explainer.submit(offered, asked.input, asked.target)]
+            )
+        return {"task": asked.task, **_explained(found), "model": offered.run}
+
+    # ---- a file ----
+
+    def _asked_to_label(self, request: Request) -> tuple[Offered, list[str], bool]:
+        """Task, columns, and whether every label's probability is wanted, as the query says."""
+        query = request.query_params
+        known = ("task", "column", "probabilities")
+        for name in query:
+            if name not in known:
+                detail = (
+                    f"{shown(name)}: no such parameter, expected {', '.join(known)}{nearest(name, known)}"
+                )
+                raise Problem("invalid", detail, close=True)
+            for value in query.getlist(name):
+                if "\x00" in value or len(value) > self.limits.characters:
+                    raise Problem("invalid", f"{name}: found {shown(value)}, expected a name", close=True)
+        for name in ("task", "probabilities"):
+            if len(query.getlist(name)) > 1:
+                raise Problem("invalid", f"{name}: found several, expected one", close=True)
+        if "task" not in query:
+            raise Problem("invalid", "task: expected this parameter, found none", close=True)
+        said = query.get("probabilities", "false")
+        if said not in ("true", "false"):
+            detail = f"probabilities: found {shown(said)}, expected true or false"
+            raise Problem("invalid", detail, close=True)
+        return self._offered(query["task"]), query.getlist("column"), said == "true"
+
+    async def _labelled(
+        self, request: Request, labelling: Labelling, offered: Offered
+    ) -> AsyncIterator[bytes]:
+        """The labelled rows. What was queued is taken back when nobody reads on."""
+        waiting: deque[tuple[Laid, Future[list[Rows]]]] = deque()
+        more = True
+        request.state.tokens = 0
+        try:
+            while more or waiting:
+                if more and len(waiting) < _AHEAD:
+                    laid = await run_in_threadpool(labelling.next)
+                    more = laid is not None
+                    if laid is not None:
+                        waiting.append((laid, await self._queued(laid)))
+                    continue
+                laid, future = waiting[0]
+                outputs = await asyncio.wrap_future(future)
+                waiting.popleft()
+                request.state.tokens += int(laid.tokens.sum())
+                yield await run_in_threadpool(self._rows_of, labelling, offered, laid, outputs)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+            labelling.close()
+
+    async def _queued(self, laid: Laid) -> "Future[list[Rows]]":
+        """A piece of a file in the queue, as soon as it has room: others are not made to wait for a file."""
+        while True:
+            try:
+                return laid.submit()
+            except Full as full:
+                await asyncio.sleep(min(_MOST_WAIT, max(0.05, full.seconds / 2)))
+
+    def _rows_of(self, labelling: Labelling, offered: Offered, laid: Laid, outputs: Sequence[Rows]) -> bytes:
+        predictions = offered.predictions(laid, outputs[0])
+        cut = sum(prediction.truncated for prediction in predictions)
+        self.metrics.answered(offered.name, len(predictions), cut)
+        return labelling.written(predictions)
+
+    def _file_done(self) -> None:
+        self.labelling -= 1
+
     # ---- its pieces ----
 
     def _offered(self, name: str) -> Offered:
@@ -265,27 +419,27 @@ class Service:
                     given[-1].append(offered.input(one))
                 except ValueError as error:
                     raise Problem("invalid", f"{offered.name}: {what} {number}: {error}") from None
-        try:
+        with _mistakes():
             return list(self.offer.lay(tasks, given))
-        except InputError as error:
-            if error.file is not None:
-                raise
-            raise Problem("invalid", str(error)) from None
 
     async def _answered(self, request: Request, laid: Sequence[Laid]) -> list[list[Rows]]:
-        """The outputs for what was laid out; nothing is worked on any more once nobody waits for it."""
+        """The outputs for what was laid out."""
         request.state.tokens = sum(int(one.tokens.sum()) for one in laid)
-        queued: list[Future[list[Rows]]] = []
+        return await self._awaited(request, [one.submit for one in laid])
+
+    async def _awaited(self, request: Request, asked: Sequence[Callable[[], Future[T]]]) -> list[T]:
+        """What futures give; nothing is worked on any more once nobody waits for it."""
+        queued: list[Future[T]] = []
         try:
-            for one in laid:
-                queued.append(one.submit())
+            for submit in asked:
+                queued.append(submit())
             waiting = asyncio.gather(*map(asyncio.wrap_future, queued))
             gone = asyncio.ensure_future(_disconnected(request))
             try:
                 await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
                 if not waiting.done():
                     raise ClientDisconnect
-                found: list[list[Rows]] = waiting.result()
+                found: list[T] = waiting.result()
                 return found
             finally:
                 gone.cancel()
@@ -307,7 +461,7 @@ class Service:
                 predictions = offered.predictions(one, own)
                 cut = sum(prediction.truncated for prediction in predictions)
                 self.metrics.answered(offered.name, len(predictions), cut)
-                answers[offered.name] = list(map(told, predictions))
+                answers[offered.name] = list(map(told, predictions, offered.read(one)))
         return answers
 
 
@@ -322,8 +476,8 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application; its `Service` is `app.state.service`.
 
-    With `token` every path but /healthz and /readyz needs it; pages of the origins `cors` may read answers in a
-    browser; `log` is given one line of JSON for each request.
+    With `token` every path but /healthz, /readyz and the page's own files needs it; pages of the origins `cors` may
+    read answers in a browser; `log` is given one line of JSON for each request.
     """
     limits, metrics = limits or offer.limits, metrics or Metrics()
     service = Service(offer, limits, metrics)
@@ -335,6 +489,8 @@ def create_app(
         ("POST", "/v1/predict", service.predict, "Predict"),
         ("POST", "/v1/analyze", service.analyze, "Analyze"),
         ("POST", "/v1/embed", service.embed, "Embed"),
+        ("POST", "/v1/explain", service.explain, "Explain"),
+        ("POST", "/v1/label", service.label, "Label"),
         ("GET", "/v1/tasks", service.tasks, "Tasks"),
         ("GET", "/healthz", service.health, None),
         ("GET", "/readyz", service.ready, None),
@@ -342,7 +498,10 @@ def create_app(
     ]
     for method, path, endpoint, message in routes:
         extra: dict[str, Any] = {"responses": _responses(path, method, message, problems)}
-        if method == "POST":
+        if path == "/v1/label":
+            extra["parameters"] = _PARAMETERS
+            extra["requestBody"] = {"required": True, "content": {"text/csv": _TEXT}}
+        elif method == "POST":
             schema = {"$ref": f"#/components/schemas/{message}Request"}
             content = {"application/json": {"schema": schema, "examples": examples[path]}}
             extra["requestBody"] = {"required": True, "content": content}
@@ -355,30 +514,32 @@ def create_app(
             openapi_extra=extra,
         )
     document = _document(app, token is not None)
-    page = description.described(document)
+    described = description.described(document)
+    own = page.files()
 
     async def openapi(request: Request) -> Response:
         return _json(document)
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": description.POLICY})
+        return HTMLResponse(described, headers={"Content-Security-Policy": description.POLICY})
 
     app.add_api_route("/openapi.json", openapi, include_in_schema=False)
     app.add_api_route("/docs", docs, include_in_schema=False)
-    app.add_api_route("/", front, include_in_schema=False)
+    for path, answer in own.items():
+        app.add_api_route(path, answer, include_in_schema=False)
 
     app.add_exception_handler(Problem, _tell_problem)
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_exception_handler(ClientDisconnect, _tell_nobody)
-    paths = frozenset([*(path for _, path, _, _ in routes), "/openapi.json", "/docs", "/"])
-    app.add_middleware(Guard, token=token)
+    paths = frozenset([*(path for _, path, _, _ in routes), "/openapi.json", "/docs", *own])
+    app.add_middleware(Guard, token=token, free=frozenset(["/healthz", "/readyz", *own]))
     if cors:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(cors),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["Retry-After", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id", "X-Rows"],
         )
     app.add_middleware(Watch, metrics=metrics, routes=paths, log=log)
     return app
@@ -423,11 +584,93 @@ def _json(value: Any) -> Response:
     return Response(body.encode(), media_type="application/json")
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What a queue refuses, as problems."""
+    try:
+        yield
+    except Full as full:
+        raise Problem("queue-full", "too much waits already", retry_after=full.seconds) from None
+    except TooMuch as much:
+        detail = f"the inputs have {much.tokens:,} tokens, at most {much.most:,} are taken in one request"
+        raise Problem("too-large", detail) from None
+    except Closed:
+        raise _stopping() from None
+
+
+@contextmanager
+def _mistakes() -> Iterator[None]:
+    """What is wrong with an input, as a problem; an error about a file of this machine is none of the caller's."""
+    try:
+        yield
+    except InputError as error:
+        if error.file is not None and error.file != FILE:
+            raise
+        raise Problem("invalid", str(error)) from None
+
+
+def _explained(found: Explanation) -> dict[str, Any]:
+    return {
+        "target": found.target,
+        "score": found.score,
+        "baseline": found.baseline,
+        "tokens": [asdict(token) for token in found.tokens],
+        "gap": found.gap,
+        "complete": found.complete,
+        "prediction": told(found.prediction),
+    }
+
+
+class _Labelled(StreamingResponse):
+    """A labelled file as it is made; `done` is called when it has ended, however."""
+
+    def __init__(self, parts: AsyncIterator[bytes], rows: int, done: Callable[[], None]) -> None:
+        super().__init__(
+            parts,
+            media_type="text/csv; charset=utf-8",
+            headers={"X-Rows": str(rows), "Content-Disposition": 'attachment; filename="labelled.csv"'},
+        )
+        self.parts, self.done = parts, done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(cast(Any, self.parts)):
+                await super().__call__(scope, receive, send)
+        finally:
+            self.done()
+
+
 def _stopping() -> Problem:
     return Problem("stopping", "the service is being stopped", retry_after=5, close=True)
 
 
 # ---- the OpenAPI document ----
+
+
+_TEXT = {"schema": {"type": "string"}}
+_PARAMETERS = [
+    {
+        "name": "task",
+        "in": "query",
+        "required": True,
+        "description": "A task's name, as `GET /v1/tasks` lists it.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "column",
+        "in": "query",
+        "required": False,
+        "description": "The columns of the file that make an input, in order; default: the task's `columns`.",
+        "schema": {"type": "array", "items": {"type": "string"}},
+    },
+    {
+        "name": "probabilities",
+        "in": "query",
+        "required": False,
+        "description": "Whether a column `p:LABEL` is added for each label.",
+        "schema": {"type": "string", "enum": ["true", "false"]},
+    },
+]
 
 
 def _told_problem(status: int) -> dict[str, Any]:
@@ -442,7 +685,10 @@ def _responses(path: str, method: str, message: str | None, problems: Mapping[st
     else:
         others = ["401", "500", "503"] if path == "/readyz" else ["401", "500"]
     found: dict[str, Any] = {"200": {"description": "The answer"}}
-    if message is not None:
+    if message == "Label":
+        rows = {"description": "How many rows there are", "schema": {"type": "integer"}}
+        found["200"] |= {"content": {"text/csv": _TEXT}, "headers": {"X-Rows": rows}}
+    elif message is not None:
         schema = {"$ref": f"#/components/schemas/{message}Answer"}
         found["200"]["content"] = {"application/json": {"schema": schema}}
     elif path == "/metrics":
@@ -473,7 +719,15 @@ def _examples(offer: Offer) -> dict[str, dict[str, Any]]:
     if 2 in reads:
         analyze["pairs"] = {"summary": "Every head on a pair", "value": {"texts": by_reads[2]}}
     embed = {"texts": {"summary": "Vectors", "value": {"texts": by_reads[1]}}}
-    return {"/v1/predict": predict, "/v1/analyze": analyze, "/v1/embed": embed}
+    explain = {
+        name: {
+            "summary": f"The task {name}",
+            "value": {"task": name, "input": by_reads[offered.task.kind.reads][0]},
+        }
+        for name, offered in offer.tasks.items()
+        if offered.explainable
+    }
+    return {"/v1/predict": predict, "/v1/analyze": analyze, "/v1/embed": embed, "/v1/explain": explain}
 
 
 def _document(app: FastAPI, token: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Knows OpenAPI's words and HTML. Must not know models or queues.
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -62,15 +62,21 @@ def _operation(
     parts = [
         f"<h2><code>{method} {escape(path)}</code></h2><p>{escape(operation.get('description', ''))}</p>"
     ]
-    content = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if content is not None:
-        parts.append(_fields(content["schema"], document))
-        for example in content["examples"].values():
+    content = operation.get("requestBody", {}).get("content", {})
+    if "application/json" in content:
+        told = content["application/json"]
+        parts.append(_fields(told["schema"], document))
+        for example in told["examples"].values():
             sent = json.dumps(example["value"], ensure_ascii=False)
             # Within single quotes of a shell nothing else has a meaning.
             quoted = sent.replace("'", "'\\''")
             command = f"curl -H 'Content-Type: application/json' -d '{quoted}' http://HOST:PORT{path}"
             parts.append(f"<pre>{escape(command)}</pre>")
+    elif "text/csv" in content:
+        parts.append(_parameters(operation["parameters"]))
+        asked = "&".join(f"{one['name']}=NAME" for one in operation["parameters"] if one["required"])
+        command = f"curl -H 'Content-Type: text/csv' --data-binary @FILE.csv 'http://HOST:PORT{path}?{asked}'"
+        parts.append(f"<pre>{escape(command)}</pre>")
     for status, answer in operation["responses"].items():
         for kind, told in answer.get("content", {}).items():
             if "example" in told:
@@ -85,9 +91,20 @@ def _fields(schema: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     """A table of the keys of a schema that is a reference."""
     whole = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
     needed = whole.get("required", ())
+    fields = whole["properties"].items()
+    return _table([(name, name in needed, field.get("description", "")) for name, field in fields])
+
+
+def _parameters(parameters: Sequence[Mapping[str, Any]]) -> str:
+    """A table of the parameters of a query."""
+    return _table([(one["name"], one["required"], one["description"]) for one in parameters])
+
+
+def _table(fields: Sequence[tuple[str, bool, str]]) -> str:
+    """(name, whether it is needed, meaning) as rows."""
     rows = [
-        f"<tr><td><code>{escape(name)}</code></td><td>{'needed' if name in needed else 'optional'}</td>"
-        f"<td>{escape(field.get('description', ''))}</td></tr>"
-        for name, field in whole["properties"].items()
+        f"<tr><td><code>{escape(name)}</code></td><td>{'needed' if needed else 'optional'}</td>"
+        f"<td>{escape(meaning)}</td></tr>"
+        for name, needed, meaning in fields
     ]
     return f"<table><thead><tr><th>key</th><th></th><th>meaning</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -38,7 +38,7 @@ class Limits:
     """Files that are labelled at the same time."""
     explanations: int = 8
     """Explanations that are asked for at the same time; one of them is worked on."""
-    connections: int = 1024
+    connections: int = 900
     """Connections at the same time, idle ones among them."""
     patience: float = 10.0
     """Seconds that a connection may take over the line and headers of a request."""

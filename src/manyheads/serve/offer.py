@@ -25,6 +25,7 @@ from manyheads.serve.metrics import Metrics
 from manyheads.serve.passes import Part, Reader, read_together, tokens_of_inputs
 from manyheads.tasks import Prediction
 from manyheads.tasks.head import Rows
+from manyheads.tasks.texts import TextKind
 
 __all__ = ["Embedder", "Laid", "Offer", "Offered", "load_models"]
 
@@ -48,6 +49,32 @@ class Offered:
     def input(self, one: object) -> Any:
         """What a client hands over, as the task's kind reads it; ValueError says what was expected and found."""
         return self.task.kind.input(self.task.kind.given(one))
+
+    def part(self, inputs: Sequence[Any]) -> Part:
+        """Inputs as the encoder reads them for this task."""
+        longest = min(self.task.max_length, self.model.network.encoder.shape.positions)
+        return Part(self.reader, self.task.kind.lay(inputs, self.model.tokenizer, longest))
+
+    def lay(self, inputs: Sequence[Any]) -> "Laid":
+        """Inputs for this task alone, as `input` gives them."""
+        part = self.part(inputs)
+        return Laid(self.queue, [part], [list(inputs)], tokens_of_inputs([part]))
+
+    @property
+    def explainable(self) -> bool:
+        """Whether its answers are single scores."""
+        return isinstance(self.task.kind, TextKind)
+
+    @property
+    def cleans(self) -> bool:
+        """Whether its inputs are cleaned texts."""
+        kind = self.task.kind
+        return isinstance(kind, TextKind) and kind.settings.clean is not None
+
+    def read(self, laid: "Laid") -> list[tuple[str, ...] | None]:
+        """For each input the texts as they were cleaned; None where the task does not clean."""
+        inputs = laid.inputs[laid.readers.index(self.reader)]
+        return [tuple(one) if self.cleans else None for one in inputs]
 
     def predictions(self, laid: "Laid", outputs: Rows) -> list[Prediction]:
         """What the head's outputs say of the inputs that were laid out for it."""
@@ -139,12 +166,7 @@ class Offer:
         for number, offered in enumerate(tasks):
             of_queue.setdefault(offered.queue, []).append(number)
         for queue, numbers in of_queue.items():
-            parts = []
-            for number in numbers:
-                offered = tasks[number]
-                longest = min(offered.task.max_length, offered.model.network.encoder.shape.positions)
-                layout = offered.task.kind.lay(inputs[number], offered.model.tokenizer, longest)
-                parts.append(Part(offered.reader, layout))
+            parts = [tasks[number].part(inputs[number]) for number in numbers]
             yield Laid(queue, parts, [list(inputs[number]) for number in numbers], tokens_of_inputs(parts))
 
     @property

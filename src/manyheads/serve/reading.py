@@ -7,6 +7,7 @@ import asyncio
 import codecs
 import json
 import re
+from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import Any, NoReturn
 
@@ -14,11 +15,13 @@ from starlette.requests import Request
 
 from manyheads.serve.problems import Problem
 
-__all__ = ["read_body", "read_file", "read_object"]
+__all__ = ["pass_over", "read_body", "read_file", "read_object"]
 
 _DEPTH = 8  # of lists and objects in each other; the deepest request has 4
 _IN_MEMORY = 4_194_304  # bytes of a file that are held before they go to a file without a name
-_SLOWEST = 50_000  # bytes a second of a file, beyond the first seconds: who sends less holds a place for nothing
+_SLOWEST = (
+    50_000  # bytes a second of a file, beyond the first seconds: who sends less holds a place for nothing
+)
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"Rar!", b"7z\xbc\xaf")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -45,19 +48,21 @@ async def read_file(request: Request, most: int, seconds: float) -> SpooledTempo
     clock = asyncio.get_running_loop().time
     begin, total = clock(), 0
     decoder = codecs.getincrementaldecoder("utf-8")()
+    wrong: Problem | None = None  # told when all has come: a browser that still sends reads no answer
     file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (the caller closes it)
     try:
         async with asyncio.timeout(seconds) as patience:
             async for part in request.stream():
-                if not total and part.startswith(_PACKED):
-                    raise Problem("media-type", "found packed data, expected csv as it is", close=True)
-                _check_bytes(part, total, decoder)
+                wrong = wrong or _wrong_bytes(part, total, decoder)
                 total += len(part)
                 if total > most:
                     raise _too_large(most)
-                file.write(part)
+                if wrong is None:
+                    file.write(part)
                 patience.reschedule(begin + seconds + total / _SLOWEST)
-            _check_bytes(b"", total, decoder)
+            wrong = wrong or _wrong_bytes(b"", total, decoder)
+            if wrong is not None:
+                raise wrong
     except TimeoutError:
         file.close()
         raise Problem("slow", f"{total:,} bytes had come when it had taken too long", close=True) from None
@@ -68,16 +73,33 @@ async def read_file(request: Request, most: int, seconds: float) -> SpooledTempo
     return file
 
 
-def _check_bytes(part: bytes, before: int, decoder: codecs.IncrementalDecoder) -> None:
-    """Refuse the next bytes of a file, of which `before` have come, where they are no text; none: its end."""
+async def pass_over(request: Request, most: int, seconds: float) -> None:
+    """Take the body of a request that is refused, as a browser that still sends reads no answer: at most `most` bytes
+    within `seconds` and one more for each 50 kB."""
+    clock = asyncio.get_running_loop().time
+    begin, total = clock(), 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds) as patience:
+            async for part in request.stream():
+                total += len(part)
+                if total > most:
+                    return
+                patience.reschedule(begin + seconds + total / _SLOWEST)
+
+
+def _wrong_bytes(part: bytes, before: int, decoder: codecs.IncrementalDecoder) -> Problem | None:
+    """What is wrong with the next bytes of a file, of which `before` have come; no bytes: its end."""
+    if not before and part.startswith(_PACKED):
+        return Problem("media-type", "found packed data, expected csv as it is")
     held = len(decoder.getstate()[0])  # of a character that the part before began
     try:
         decoder.decode(part, final=not part)
     except UnicodeDecodeError as error:
         place = before - held + error.start
-        raise Problem("malformed", f"the file is not UTF-8: byte {place:,} fits nowhere", close=True) from None
+        return Problem("malformed", f"the file is not UTF-8: byte {place:,} fits nowhere")
     if (at := part.find(0)) >= 0:
-        raise Problem("malformed", f"the file has the byte NUL at place {before + at:,}", close=True)
+        return Problem("malformed", f"the file has the byte NUL at place {before + at:,}")
+    return None
 
 
 def check_headers(request: Request, most: int, wanted: str) -> None:

@@ -14,9 +14,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from manyheads.errors import InputError
+from manyheads.serve.connection import patient
 from manyheads.serve.watch import HEADERS
 
-__all__ = ["listen", "run"]
+__all__ = ["address_of", "listen", "log_line", "run", "served"]
 
 _WAITING = 1024  # connections that the system holds until they are taken
 _IDLE = 5  # seconds that a connection may say nothing between requests
@@ -44,25 +45,7 @@ def run(app: FastAPI, taken: socket.socket, started: Callable[[str], None]) -> N
     `started` is called with the service's address.
     """
     service = app.state.service
-    logging.getLogger("uvicorn").setLevel(
-        logging.CRITICAL
-    )  # the access log is ours, and texts stay out of it
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http="h11",  # bounds a request's headers
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_WAITING,
-            timeout_keep_alive=_IDLE,
-            timeout_graceful_shutdown=int(service.limits.timeout) + 2,
-            h11_max_incomplete_event_size=HEADERS,
-        )
-    )
+    server = served(app)
 
     def stop(number: int, frame: FrameType | None) -> None:
         service.stopping = True
@@ -74,9 +57,34 @@ def run(app: FastAPI, taken: socket.socket, started: Callable[[str], None]) -> N
         signal.signal(number, stop)
     vars(server)["handle_exit"] = stop
     taken.listen(_WAITING)  # whoever reads the address may connect at once
-    started(_address(taken))
+    started(address_of(taken))
     server.run(sockets=[taken])
-    service.offer.close(service.limits.timeout)
+    service.close()
+
+
+def served(app: FastAPI) -> uvicorn.Server:
+    """The service in uvicorn, not yet running: what a connection may take and how long."""
+    limits = app.state.service.limits
+    logging.getLogger("uvicorn").setLevel(
+        logging.CRITICAL
+    )  # the access log is ours, and texts stay out of it
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=patient(limits.patience, limits.timeout),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_WAITING,
+            timeout_keep_alive=_IDLE,
+            timeout_graceful_shutdown=int(limits.timeout) + 2,
+            limit_concurrency=limits.connections,
+            h11_max_incomplete_event_size=HEADERS,
+        )
+    )
 
 
 def log_line(line: str) -> None:
@@ -85,6 +93,7 @@ def log_line(line: str) -> None:
     sys.stderr.flush()
 
 
-def _address(taken: socket.socket) -> str:
+def address_of(taken: socket.socket) -> str:
+    """Where a socket listens, as a URL."""
     host, port = taken.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -33,7 +33,6 @@ _HEADERS = {
     b"cache-control": b"no-store",
 }
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-WITHOUT_TOKEN = ("/healthz", "/readyz")
 
 
 class Watch:
@@ -100,10 +99,13 @@ class Watch:
 
 
 class Guard:
-    """Refuses what must not come further: a wrong token, headers that are too long or say two things."""
+    """Refuses what must not come further: a wrong token, headers that are too long or say two things.
 
-    def __init__(self, app: ASGIApp, *, token: str | None) -> None:
-        self.app = app
+    `free` are the paths that need no token.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str | None, free: frozenset[str]) -> None:
+        self.app, self.free = app, free
         self._digest = None if token is None else hashlib.sha256(token.encode()).digest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,7 +122,7 @@ class Guard:
             return Problem("malformed", "both Transfer-Encoding and Content-Length are given", close=True)
         if names.count(b"host") > 1:
             return Problem("malformed", "several Host headers are given", close=True)
-        if self._digest is None or scope["path"] in WITHOUT_TOKEN:
+        if self._digest is None or scope["path"] in self.free:
             return None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
