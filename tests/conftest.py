@@ -5,12 +5,15 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from manyheads.model import Model
 
 # Before torch is imported. The encoders of the tests are too small to share out, and on a busy machine threads
 # that wait for each other by spinning make them a hundred times slower.
@@ -213,3 +216,49 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     """Runs the command line in this process."""
     monkeypatch.delenv("MANYHEADS_DATA", raising=False)
     return Command(monkeypatch, capfd)
+
+
+KINDS_OF_TASKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
+    "mood": ("classification", {"text": "a"}, {"labels": ["bad", "good"]}, 16),
+    "short": ("classification", {"text": "a", "pooling": "mean"}, {"labels": ["x", "y", "z"]}, 6),
+    "deep": ("classification", {"text": "a", "layers": "sum_all"}, {"labels": ["x", "y"]}, 16),
+    "pairs": (
+        "regression",
+        {"pair": ["a", "b"], "encode": "siamese", "head": "cosine", "range": [0, 5]},
+        {},
+        24,
+    ),
+    "packed": ("classification", {"pair": ["a", "b"]}, {"labels": ["no", "yes"]}, 32),
+    "names": ("tagging", {}, {"scheme": "iob2", "labels": ["O", "B-PER", "I-PER"]}, 24),
+    "answer": ("span", {"stride": 8}, {"no_answer": True, "threshold": 0.0}, 24),
+    "ending": ("choice", {"text": "a", "choices": "b"}, {}, 24),
+    "order": ("ranking", {"query": "a", "candidates": "b"}, {}, 24),
+}
+
+
+@pytest.fixture(scope="session")
+def every_kind(tiny: Tiny) -> Callable[[], "Model"]:
+    """Makes a model with untrained heads of every kind on the tiny encoder, each time the same."""
+    import torch
+
+    from manyheads.encoder.bert import Encoder
+    from manyheads.encoder.tokenizer import Tokenizer
+    from manyheads.model import Model, Network, Task
+    from manyheads.tasks import KINDS
+
+    def made() -> Model:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            encoder = Encoder.from_pretrained(tiny.folder / "bert")
+            tasks, heads = [], {}
+            for name, (kind, settings, facts, length) in KINDS_OF_TASKS.items():
+                one = KINDS[kind](KINDS[kind].Settings.model_validate({"kind": kind, **settings}), facts)
+                tasks.append(Task(name, one, length))
+                head = one.build_head(32, 0.0, None, encoder)
+                for parameter in head.parameters():  # far enough from 0 that answers differ
+                    torch.nn.init.normal_(parameter, std=0.5)
+                heads[name] = head
+            tokenizer = Tokenizer.from_pretrained(tiny.folder / "bert")
+            return Model(Network(encoder, heads), tokenizer, tasks, "float32")
+
+    return made

@@ -41,6 +41,7 @@ ROOM_OF_FILE = {
     "errors": "ground",
     "files": "ground",
     "model": "holding",
+    "passes": "holding",
     "run": "holding",
 }
 # Beyond the floors: what a room must not know although it lies beneath. Data knows rows, ids and order.

@@ -12,7 +12,8 @@ import torch
 
 import manyheads as mh
 from manyheads.encoder.bert import Encoder
-from manyheads.model import Model, ragged_batches
+from manyheads.model import Model
+from manyheads.passes import ragged_batches
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -18,22 +18,21 @@ from torch import Tensor, nn
 
 from manyheads.encoder import checkpoint, precision
 from manyheads.encoder.bert import Encoder, States
-from manyheads.encoder.grouped import Grouped
-from manyheads.encoder.layout import Layout, in_pieces
+from manyheads.encoder.layout import Layout
 from manyheads.encoder.ragged import Ragged
 from manyheads.encoder.reading import Reading, rows_read
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError, nearest, shown
 from manyheads.files import write_json
+from manyheads.passes import Part, Reader, read_all
 from manyheads.tasks import KINDS, Kind, Prediction
 from manyheads.tasks.documents import DocumentKind
-from manyheads.tasks.head import Head, Rows, joined, ordered, plain, regrouped
+from manyheads.tasks.head import Head, Rows
 from manyheads.tasks.heads.relation import Relation, RelationHead
 from manyheads.tasks.kind import examples_of
 
-__all__ = ["Model", "Network", "Task", "predictions_of", "ragged_batches", "read_in_pieces", "whole"]
+__all__ = ["Model", "Network", "Task", "predictions_of"]
 
-_TOKENS_AT_ONCE = 4096  # of one forward pass: enough for full products, little enough for the caches
 _TEXTS_AT_ONCE = 4096  # that are tokenised, sorted by length and held in memory together
 _FORMAT = 1
 
@@ -214,7 +213,6 @@ class Model:
         """
         return self._all_heads(pairs, 2, tasks, raw)
 
-    @torch.inference_mode()
     def embed(
         self,
         texts: Iterable[str],
@@ -233,20 +231,16 @@ class Model:
         length = max_length or max((task.max_length for task in self.tasks.values()), default=512)
         length = min(length, self.network.encoder.shape.positions)
         rest = _all_texts(texts, "embed")
+        reader = Reader(States.mean) if pooling == "mean" else Reader(States.first, reads="first")
         found: list[NDArray[np.float32]] = []
 
         while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
             flat = self.tokenizer.encode_batch(chunk, max_length=length)
             one_each = np.ones(len(chunk), dtype=np.int32)
             layout = Layout(flat.ids, flat.segments.astype(np.uint8), flat.lengths, flat.dropped, one_each)
-            order, batches = ragged_batches(layout.lengths_of_examples)
-            vectors = np.empty((len(chunk), self.network.encoder.shape.hidden), np.float32)
-            for begin, end in batches:
-                ragged = Ragged.of_layout(layout.take(order[begin:end])).to(self.device)
-                states = self.network.encoder.encode(ragged)
-                read = states.mean() if pooling == "mean" else states.first()
-                vectors[order[begin:end]] = read.cpu().float().numpy()
-            found.append(vectors)
+            (vectors,) = read_all(self.network.encoder, [Part(reader, layout)])
+            assert isinstance(vectors, Tensor)
+            found.append(vectors.float().numpy())
             if dropped is not None:
                 dropped.extend(flat.dropped.tolist())
         return (
@@ -360,7 +354,6 @@ class Model:
             for task in tasks
         }
 
-    @torch.inference_mode()
     def _outputs(
         self, tasks: Sequence[Task], inputs: Sequence[Mapping[str, Any]]
     ) -> dict[str, tuple[Rows, Layout]]:
@@ -372,36 +365,9 @@ class Model:
             )
             for task in tasks
         }
-        shared = _Shared.of(list(laid.values()))
-        heads = [self.network.head(task.name) for task in tasks]
-        deep = any(head.all_layers for head in heads)
-        cut, pieces = shared.layout, None
-        if shared.places is None:
-            cut, pieces = read_in_pieces(shared.layout, heads)
-        order, batches = ragged_batches(cut.lengths_of_examples)
-        parts: list[list[Rows]] = [[] for _ in tasks]
-        for begin, end in batches:
-            some = order[begin:end]
-            layout = cut.take(some)
-            ragged = Ragged.of_layout(layout).to(self.device)
-            states = self.network.encoder.encode(ragged, all_layers=deep)
-            for number, (task, head) in enumerate(zip(tasks, heads, strict=True)):
-                own = shared.of_task(number, some, layout)
-                mine = laid[task.name]
-                mine = (mine if pieces is None else replace(mine, counts=cut.counts)).take(some)
-                marks = None if mine.marks is None else torch.from_numpy(mine.marks).to(self.device)
-                counts = mine.counts.astype(np.int64)
-                outputs: Rows = head(head.read(states.select(own, marks, counts)))
-                parts[number].append(outputs.cpu())
-        back = np.argsort(order, kind="stable")
-        found: dict[str, tuple[Rows, Layout]] = {}
-        for task, some_outputs in zip(tasks, parts, strict=True):
-            outputs = whole(ordered(joined(some_outputs), back), pieces)
-            numbers = plain(outputs)
-            if numbers.dtype is torch.bfloat16:
-                outputs = regrouped(numbers.float(), outputs)
-            found[task.name] = outputs, laid[task.name]
-        return found
+        parts = [Part(Reader.of_head(self.network.head(name)), layout) for name, layout in laid.items()]
+        found = read_all(self.network.encoder, parts)
+        return {name: (outputs, layout) for (name, layout), outputs in zip(laid.items(), found, strict=True)}
 
 
 def predictions_of(
@@ -418,99 +384,6 @@ def predictions_of(
         each = tuple(lost.tolist()) if prediction.shares else ()
         told.append(replace(prediction, truncated=total > 0, tokens_dropped=total, dropped=each))
     return told
-
-
-@dataclass(frozen=True, eq=False)
-class _Shared:
-    """What several tasks lay out of the same inputs, every sequence once."""
-
-    layout: Layout
-    """An example is an input, with all sequences that some task reads of it."""
-    places: list[list[NDArray[np.int64]]] | None
-    """For each task and input, which of the input's sequences the task reads; None: all of them, in their order."""
-
-    @classmethod
-    def of(cls, layouts: Sequence[Layout]) -> "_Shared":
-        first = replace(layouts[0], marks=None, offsets=None)
-        if all(_same_tokens(first, other) for other in layouts[1:]):
-            return cls(first, None)
-        single = np.zeros(1, dtype=np.int64)
-        places: list[list[NDArray[np.int64]]] = [[] for _ in layouts]
-        examples = []
-        for i in range(len(first)):
-            single[0] = i
-            seen: dict[tuple[bytes, bytes], int] = {}
-            new = []
-            for number, layout in enumerate(layouts):
-                one = replace(layout.take(single), marks=None, offsets=None)
-                own = []
-                ends = np.cumsum(one.lengths)
-                for at, (begin, end) in enumerate(zip(ends - one.lengths, ends, strict=True)):
-                    key = one.ids[begin:end].tobytes(), one.segments[begin:end].tobytes()
-                    if key not in seen:
-                        seen[key] = len(seen)
-                        new.append(_sequence(one, at))
-                    own.append(seen[key])
-                places[number].append(np.array(own, dtype=np.int64))
-            whole = Layout.joined(new)
-            examples.append(replace(whole, counts=np.array([len(new)], dtype=np.int32)))
-        return cls(Layout.joined(examples), places)
-
-    def of_task(self, number: int, some: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
-        """Which sequences of a batch of the inputs `some`, laid out as `layout`, a task reads."""
-        if self.places is None:
-            return np.arange(len(layout.lengths), dtype=np.int64)
-        begins = np.cumsum(layout.counts, dtype=np.int64) - layout.counts
-        return np.concatenate(
-            [begin + self.places[number][i] for begin, i in zip(begins, some.tolist(), strict=True)]
-        )
-
-
-def _same_tokens(a: Layout, b: Layout) -> bool:
-    return (
-        np.array_equal(a.lengths, b.lengths)
-        and np.array_equal(a.counts, b.counts)
-        and np.array_equal(a.ids, b.ids)
-        and np.array_equal(a.segments, b.segments)
-    )
-
-
-def _sequence(layout: Layout, at: int) -> Layout:
-    """One sequence of a layout, as an example of its own."""
-    one_each = replace(layout, counts=np.ones(len(layout.lengths), dtype=np.int32))
-    return one_each.take(np.array([at], dtype=np.int64))
-
-
-def ragged_batches(
-    lengths: NDArray[np.int64], tokens: int = _TOKENS_AT_ONCE
-) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:
-    """Examples sorted from long to short and cut into batches of at most `tokens` tokens (at least one example).
-
-    `lengths` [n] are tokens of each example. Returns the order [n] and (begin, end) places in it.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    ends = np.cumsum(lengths[order])
-    batches, begin = [], 0
-    while begin < len(order):
-        used = int(ends[begin - 1]) if begin else 0
-        end = max(begin + 1, int(np.searchsorted(ends, used + tokens, side="right")))
-        batches.append((begin, end))
-        begin = end
-    return order, batches
-
-
-def read_in_pieces(layout: Layout, heads: Sequence[Head]) -> tuple[Layout, NDArray[np.int64] | None]:
-    """The examples as they go through the encoder, and [n] how many pieces each is: a text in hundreds of windows
-    would take as many times the memory of others. Whole (and None) where a head reads sequences together."""
-    return in_pieces(layout, _TOKENS_AT_ONCE) if all(head.apart for head in heads) else (layout, None)
-
-
-def whole(outputs: Rows, pieces: NDArray[np.int64] | None) -> Rows:
-    """Outputs of the examples from those of their pieces."""
-    if pieces is None:
-        return outputs
-    assert isinstance(outputs, Grouped)  # as `Head.apart` says
-    return outputs.merged(pieces)
 
 
 def _given(inputs: Iterable[Input], tasks: Sequence[Task], name: str) -> Iterator[dict[str, Any]]:

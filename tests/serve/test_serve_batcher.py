@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from manyheads.encoder.layout import Layout
+from manyheads.passes import Part, Reader
 from manyheads.serve.batcher import Batcher, Closed, Full, TooMuch
-from manyheads.serve.passes import Part, Reader
 from manyheads.tasks.head import Rows
 
 READER = Reader(lambda states: states.mean())

@@ -20,7 +20,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from manyheads.serve.passes import Part
+from manyheads.passes import Part
 from manyheads.tasks.head import Rows, joined
 
 __all__ = ["Batcher", "Closed", "Full", "TooMuch"]

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from manyheads.encoder.bert import Encoder, States
 from manyheads.encoder.layout import Layout
 from manyheads.model import Model, Task, predictions_of
+from manyheads.passes import Part, Reader, read_together, tokens_of_inputs
 from manyheads.run import load
 from manyheads.serve.batcher import Batcher
 from manyheads.serve.limits import Limits
 from manyheads.serve.metrics import Metrics
-from manyheads.serve.passes import Part, Reader, read_together, tokens_of_inputs
 from manyheads.tasks import Prediction
 from manyheads.tasks.head import Rows
 from manyheads.tasks.texts import TextKind
@@ -151,7 +151,7 @@ class Offer:
                 reader = Reader.of_head(model.network.head(name))
                 self.tasks[called] = Offered(called, run, task, model, reader, queue)
             self.embedders[run] = Embedder(
-                run, model, queue, {"mean": Reader(States.mean), "cls": Reader(States.first)}
+                run, model, queue, {"mean": Reader(States.mean), "cls": Reader(States.first, reads="first")}
             )
         if metrics is not None:
             metrics.watch("queue_tokens", "Tokens that are in no pass yet.", self._waiting_tokens)

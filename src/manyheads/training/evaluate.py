@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from manyheads.encoder.ragged import Ragged
 from manyheads.errors import WorkError
 from manyheads.files import replacing, write_json
-from manyheads.model import Network, ragged_batches, read_in_pieces, whole
+from manyheads.model import Network
+from manyheads.passes import ragged_batches, read_in_pieces, whole
 from manyheads.tasks import Kind
 from manyheads.tasks.head import Rows, joined, ordered, plain
 from manyheads.training.documents import Spans

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.ragged import Ragged
-from manyheads.model import Network, ragged_batches
+from manyheads.model import Network
+from manyheads.passes import ragged_batches
 from manyheads.tasks.head import Rows, plain
 from manyheads.training.splits import Split
 
