@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from manyheads.errors import InputError, ManyheadsError, WorkError
     from manyheads.evidence.compare import compare
     from manyheads.evidence.study import study
+    from manyheads.evidence.trained import train
     from manyheads.formulas import distill, gradients, metrics, mlm, optim, smart, spans, statistics
     from manyheads.model import Model
     from manyheads.recipe import Recipe
     from manyheads.run import Run, load
     from manyheads.tasks import tags
     from manyheads.tasks.kind import Prediction, Span
-    from manyheads.training.loop import Stopped, train
+    from manyheads.training.loop import Stopped
 
 __all__ = [
     "Encoder",
@@ -78,7 +79,7 @@ _HOMES = {
     "statistics": "formulas",
     "study": "evidence.study",
     "tags": "tasks",
-    "train": "training.loop",
+    "train": "evidence.trained",
 }
 _MODULES = (
     *("clean", "distill", "gradients", "metrics", "mixing", "mlm", "optim", "smart", "spans", "statistics"),

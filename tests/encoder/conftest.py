@@ -10,12 +10,23 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from manyheads.encoder.attention import BACKENDS
 from manyheads.encoder.bert import Encoder
 from manyheads.encoder.checkpoint import their_names
 from manyheads.encoder.ragged import kept
 from manyheads.encoder.sources import PACKAGE_MODULE, resolve
+from manyheads.native.library import describe, library
 
 Batch = Mapping[str, Tensor]
+
+
+@pytest.fixture(params=BACKENDS, scope="session")
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each attention backend that can run here."""
+    name = str(request.param)
+    if name == "native" and library() is None:
+        pytest.skip(f"no native kernels: {describe()}")
+    return name
 
 
 class Twins(NamedTuple):

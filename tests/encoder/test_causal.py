@@ -63,17 +63,15 @@ def equals_reference(name: str, lengths: list[int], heads: int, width: int) -> N
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
 @settings(deadline=None)
 @given(lengths=LENGTHS, heads=st.integers(1, 4), width=st.sampled_from([1, 2, 7, 16]))
-def test_any_causal_batch_equals_torch(name: str, lengths: list[int], heads: int, width: int) -> None:
-    equals_reference(name, lengths, heads, width)
+def test_any_causal_batch_equals_torch(backend: str, lengths: list[int], heads: int, width: int) -> None:
+    equals_reference(backend, lengths, heads, width)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("lengths", [[1], [512], [97, 96, 95, 1], [300, 5, 5, 5, 290], [8] * 16])
-def test_causal_lengths_of_real_texts_equal_torch(name: str, lengths: list[int]) -> None:
-    equals_reference(name, lengths, 3, 32)
+def test_causal_lengths_of_real_texts_equal_torch(backend: str, lengths: list[int]) -> None:
+    equals_reference(backend, lengths, 3, 32)
 
 
 def test_causal_gradient_under_dropout_by_finite_differences() -> None:

@@ -3,15 +3,19 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from manyheads.encoder.bert import Encoder
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.model import Model, Network, Task
 from manyheads.tasks import KINDS
+from manyheads.tasks.head import plain
 from manyheads.tasks.heads.relation import Relation
 
 if TYPE_CHECKING:
@@ -21,7 +25,12 @@ TEXT, PAIR = {"text": "text"}, {"pair": ("a", "b")}
 SMALL = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 SECTIONS: dict[str, dict[str, Any]] = {
     # what transformers has a class for
-    "topic": {"kind": "classification", **TEXT, "labels": ("world", "sport", "arts")},
+    "topic": {
+        "kind": "classification",
+        **TEXT,
+        "labels": ("world", "sport", "arts"),
+        "facts": {"labels": ("world", "sport", "arts"), "temperature": 1.7},
+    },
     "weibo": {"kind": "classification", **TEXT, "labels": ("low", "high"), "clean": "weibo"},
     "yes": {
         "kind": "classification",
@@ -208,6 +217,62 @@ def minilm_model() -> Model:
     sections["where"] = {**sections["where"], "question_length": 32, "stride": 64}
     model = made(Encoder.from_pretrained("minilm"), Tokenizer.from_pretrained("minilm"), sections, 128)
     return replace_lengths(model)
+
+
+@pytest.fixture(scope="session")
+def minilm_graph(minilm_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its ONNX graph; tests must not write into it."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    from manyheads.export import onnx
+
+    place = tmp_path_factory.mktemp("minilm") / "onnx"
+    onnx.write(minilm_model, place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def graph_of_every(every: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """(folder of the ONNX graph of `every`, what was told of it); tests must not write into it."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    from manyheads.export import onnx
+
+    place = tmp_path_factory.mktemp("every") / "onnx"
+    return place, onnx.write(every, place)
+
+
+@pytest.fixture(scope="session")
+def sentences(shared_data: Path) -> list[str]:
+    """200 real sentences."""
+    lines = (shared_data / "sst5" / "sst5-dev.tsv").read_text(encoding="utf-8").splitlines()[1:201]
+    return [line.split("\t")[0] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def asked(sentences: list[str]) -> dict[str, list[Any]]:
+    """{task of `minilm_model`: inputs that have all 200 sentences}."""
+    pairs = list(zip(sentences[::2], sentences[1::2], strict=True))
+    return {
+        "topic": sentences,
+        "mean": sentences,
+        "nli": pairs,
+        "near": pairs,
+        "names": sentences,
+        "where": pairs,
+        "best": [(a, [a, b]) for a, b in pairs],
+    }
+
+
+@pytest.fixture(scope="session")
+def our_outputs(minilm_model: Model, asked: dict[str, list[Any]]) -> dict[str, NDArray[np.float32]]:
+    """{task: what our own heads say of these inputs}, computed once for all formats."""
+    found = {}
+    for task, given in asked.items():
+        kind = minilm_model.task(task).kind
+        outputs, _ = minilm_model.outputs(task, [kind.input(kind.given(one)) for one in given])
+        found[task] = plain(outputs).numpy()
+    return found
 
 
 def replace_lengths(model: Model) -> Model:

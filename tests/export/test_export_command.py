@@ -8,7 +8,7 @@ import pytest
 
 import manyheads as mh
 from manyheads.errors import WorkError
-from manyheads.export import onnx
+from manyheads.export import graph, onnx
 
 if TYPE_CHECKING:
     from tests.conftest import Command
@@ -46,6 +46,10 @@ def test_as_json(command: "Command", tiny_run: Path, tmp_path: Path) -> None:
         (["--to", "sentence-transformers", "--task", "mood"], "takes the encoder alone"),
         (["--to", "sentence-transformers", "--pooling", "max"], "--pooling: found 'max'"),
         (["--to", "sentence-transformers", "--max-length", "1"], "expected 3 to 64"),
+        (["--to", "onnx", "--int8"], "--int8 is for --to openvino"),
+        (["--to", "openvino", "--gate", "1"], "--gate is for --int8"),
+        (["--to", "openvino", "--set", "data=x"], "--set is for --int8"),
+        (["--to", "openvino", "--int8", "--gate", "-1"], "the gate is in points, 0 or more; found -1"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(
@@ -70,9 +74,11 @@ def test_a_graph_that_fails_its_check_is_exit_1(
     def fails(*given: object) -> None:
         raise WorkError("the graph's output 'mood' is not what torch says")
 
-    monkeypatch.setattr(onnx, "find_spec", lambda name: name)
-    monkeypatch.setattr(onnx, "_write_graph", lambda path, *given: path.touch())
-    monkeypatch.setattr(onnx, "_check", fails)
+    monkeypatch.setattr(graph, "find_spec", lambda name: name)
+    monkeypatch.setattr(onnx, "write_graph", lambda path, *given: path.touch())
+    monkeypatch.setattr(onnx, "_session", lambda path: None)
+    monkeypatch.setattr(onnx, "_graph", lambda session: None)
+    monkeypatch.setattr(onnx, "check", fails)
     told = command.refused("export", tiny_run, "--to", "onnx", tmp_path / "out", status=1)
     assert "is not what torch says" in told
     assert list(tmp_path.iterdir()) == []

@@ -251,7 +251,10 @@ def test_complex_parameters_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("name", "cls"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
-def test_adam_is_built_fused(name: str, cls: type[Optimizer], dtype: torch.dtype) -> None:
+def test_adam_is_built_fused(
+    name: str, cls: type[Optimizer], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optim, "library", lambda: None)
     weights = start(dtype)
     optimizer = optim.build(iter([{"params": iter(weights)}]), name=name, lr=0.1, weight_decay=0.0)
     assert type(optimizer) is cls

@@ -13,7 +13,7 @@ from manyheads.cli.options import Json, RunFolder
 if TYPE_CHECKING:
     from manyheads.export.folder import Line
 
-_FORMATS = ("hf", "sentence-transformers", "onnx")
+_FORMATS = ("hf", "sentence-transformers", "onnx", "openvino")
 
 
 def export(
@@ -35,11 +35,31 @@ def export(
             show_default=False,
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="For openvino: products in int8 for the heads that lose little by it on dev."
+        ),
+    ] = False,
+    gate: Annotated[
+        float | None,
+        typer.Option(
+            "--gate",
+            help="For --int8: points that a head may lose on dev, beyond them it stays float32; default: 0.5.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="For --int8: a field of the run's recipe as key.path=value, such as data=FOLDER."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a trained model as other programs read it; what cannot be said there is told."""
     from manyheads.errors import InputError, nearest
-    from manyheads.run import load
+    from manyheads.run import Run, load
 
     if to not in _FORMATS:
         raise InputError(f"--to: found {to!r}, expected {', '.join(_FORMATS)}{nearest(to, _FORMATS)}")
@@ -51,6 +71,11 @@ def export(
         raise InputError("--task: sentence-transformers takes the encoder alone")
     if pooling not in (None, "mean", "cls"):
         raise InputError(f"--pooling: found {pooling!r}, expected mean, cls")
+    if int8 and to != "openvino":
+        raise InputError("--int8 is for --to openvino")
+    for name, said in (("--gate", gate is not None), ("--set", bool(overrides))):
+        if said and not int8:
+            raise InputError(f"{name} is for --int8")
     model = load(run, "float32")
     match to:
         case "hf":
@@ -61,6 +86,15 @@ def export(
             from manyheads.export import onnx
 
             lines = onnx.write(model, folder, task or None)
+        case "openvino":
+            from manyheads.export import openvino
+            from manyheads.export.gate import Int8
+
+            small = None
+            if int8:
+                recipe = Run.open(run).recipe.with_overrides(overrides or ())
+                small = Int8(recipe, 0.5 if gate is None else gate)
+            lines = openvino.write(model, folder, task or None, int8=small)
         case _:
             from manyheads.export import sentence_transformers
 

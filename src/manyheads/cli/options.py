@@ -34,7 +34,11 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", help="auto, float32, bf16 or float64; auto is bf16 where it is fast."),
 ]
-Attention = Annotated[str | None, typer.Option("--attention", help="The attention backend: torch.")]
+Attention = Annotated[
+    str | None, typer.Option("--attention", help="The attention backend: auto, native, torch or varlen.")
+]
+    str | None, typer.Option("--attention", help="The attention backend: auto, native, torch or varlen.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
 Raw = Annotated[

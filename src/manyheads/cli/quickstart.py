@@ -26,9 +26,9 @@ def quickstart(
     A finished run in the folder is asked again; an unfinished one is resumed.
     """
     from manyheads.cli.show import predictions_table, scores_table
+    from manyheads.evidence.trained import train
     from manyheads.recipe import Recipe
     from manyheads.run import Run
-    from manyheads.training.loop import train
 
     run = Run(out)
     if (run.model_folder / "heads.json").is_file():

@@ -1,5 +1,6 @@
 """`manyheads serve RUN [RUN…]`"""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -82,6 +83,10 @@ def serve(
         raise InputError(f"serve needs {', '.join(missing)}: pip install 'manyheads[serve]'")
     if token is not None and (not token.isascii() or not token.isprintable() or not token.strip()):
         raise InputError("--token: expected printable ASCII characters")
+    # Before torch is imported: torch and its products' library keep something for each shape of a batch that they have
+    # met, and a service meets a new one at almost every pass.
+    for kept in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(kept, "64")
     from manyheads.serve import server
     from manyheads.serve.app import create_app
     from manyheads.serve.limits import Limits

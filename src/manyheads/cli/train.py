@@ -25,8 +25,8 @@ def train(
 ) -> None:
     """Train what a recipe says: one task or many at once."""
     from manyheads.cli.show import scores_table
+    from manyheads.evidence.trained import train as train_recipe
     from manyheads.recipe import Recipe
-    from manyheads.training.loop import train as train_recipe
 
     said = [*(overrides or [])]
     if seed is not None:

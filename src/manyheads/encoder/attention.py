@@ -3,10 +3,14 @@
 Knows queries, keys, values and where sequences begin. Must not know the layers around it, tasks or text.
 
 Every backend has the signature of a variable-length kernel: rows [T, 3, heads, width] of all sequences end to end,
-the batch's `cu_seqlens` / `max_seqlen` (here inside `Ragged`), the dropout share, and whether attention is causal, so
-that a CUDA or a native kernel is one more line of `BACKENDS`.
+the batch's `cu_seqlens` / `max_seqlen` (here inside `Ragged`), the dropout share, and whether attention is causal.
+`torch` does everything; the others do what they can and hand the rest to it: `native` is the C++ kernel (bfloat16 and
+float32 on the CPU), `varlen` is torch's flash attention (half precision on CUDA, nothing dropped). `auto` takes for
+each call the fastest that can do it. Which that is, `described` says before anything runs.
 """
 
+import functools
+import inspect
 import math
 import os
 from typing import Any, Protocol
@@ -15,11 +19,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from manyheads.encoder.layers import keep_mask
+from manyheads.encoder.layers import draw_seed, keep_mask
 from manyheads.encoder.ragged import Block, Grouping, Ragged
 from manyheads.errors import InputError, nearest
+from manyheads.native import attention as kernel
+from manyheads.native.library import Library, describe, library
 
-__all__ = ["BACKENDS", "attention_weights", "choose_backend"]
+__all__ = ["BACKENDS", "attention_weights", "choose_backend", "described"]
 
 
 class Backend(Protocol):
@@ -32,16 +38,134 @@ _SHORT = 96  # up to this length training in float32 costs no more than bfloat16
 
 
 def choose_backend(name: str | None = None) -> Backend:
-    """The backend called `name`; without a name MANYHEADS_ATTENTION says, and without that `torch`.
+    """The backend called `name`; without a name MANYHEADS_ATTENTION says, and without that `auto`.
 
-    Raises InputError for a name that no backend has.
+    Nothing is compiled or loaded before the backend's first call. Raises InputError for a name that no backend has.
     """
-    wanted = name or os.environ.get("MANYHEADS_ATTENTION") or "torch"
+    return BACKENDS[_chosen(name)]
+
+
+def _chosen(name: str | None) -> str:
+    wanted = name or os.environ.get("MANYHEADS_ATTENTION") or "auto"
     if wanted not in BACKENDS:
         raise InputError(
             f"attention backend {wanted!r}: expected one of {', '.join(BACKENDS)}{nearest(wanted, BACKENDS)}"
         )
-    return BACKENDS[wanted]
+    return wanted
+
+
+def described(
+    name: str | None, device: torch.device | str, dtype: torch.dtype, width: int, dropout: float
+) -> str:
+    """What runs, and why, under `name` (see `choose_backend`): `native (g++ 12.2, avx512_bf16)`, `torch (float64)`.
+
+    For products in `dtype` on `device`, heads of `width`, with the share `dropout` of the weights dropped in
+    training. Compiles the kernels where that is needed to know. Raises InputError as the backend's call would.
+    """
+    chosen, device = _chosen(name), torch.device(device)
+    if chosen == "torch":
+        return "torch (chosen)"
+    if device.type == "cpu" and chosen != "varlen":
+        if not kernel.takes(device, dtype):
+            return f"torch ({str(dtype).removeprefix('torch.')})"
+        _kernels(chosen == "native")
+        return describe()
+    if chosen == "native":
+        return f"torch (device {device.type})"
+    if not _flash_reads(device, dtype, width):
+        return f"torch (no flash attention for {str(dtype).removeprefix('torch.')} on {device.type})"
+    return "varlen (flash attention" + ("; torch in training, for dropout)" if dropout else ")")
+
+
+def automatic(qkv: Tensor, ragged: Ragged, dropout: float = 0.0, causal: bool = False) -> Tensor:
+    """By flash attention on CUDA, by the kernel on the CPU, or by torch: the fastest that can do it."""
+    chosen = varlen if qkv.device.type == "cuda" else _native_or_torch
+    return chosen(qkv, ragged, dropout, causal)
+
+
+def native(qkv: Tensor, ragged: Ragged, dropout: float = 0.0, causal: bool = False) -> Tensor:
+    """By the C++ kernel, or by torch what it does not read (float64, other devices); InputError where there is none."""
+    _kernels(required=True)
+    return _native_or_torch(qkv, ragged, dropout, causal)
+
+
+def varlen(qkv: Tensor, ragged: Ragged, dropout: float = 0.0, causal: bool = False) -> Tensor:
+    """By torch's flash attention for sequences end to end, or by torch what that cannot do.
+
+    It drops no weights: `torch.nn.attention.varlen` has no argument for it.
+    """
+    if dropout or not _flash_reads(qkv.device, qkv.dtype, qkv.shape[3]):
+        return attend(qkv, ragged, dropout, causal)
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = qkv.unbind(1)
+    starts, longest = ragged.cu_seqlens, ragged.max_seqlen
+    extra: dict[str, Any] = {}
+    if causal:  # torch 2.10 calls it so, later ones say how far a token sees to the left and to the right
+        windowed = "window_size" in inspect.signature(varlen_attn).parameters
+        extra = {"window_size": (-1, 0)} if windowed else {"is_causal": True}
+    result = varlen_attn(q, k, v, starts, starts, longest, longest, **extra)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def _flash_reads(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether flash attention can read such tensors: half precision on an Ampere or later, heads up to 256 wide."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or width % 8 or width > 256:
+        return False
+    return _has_flash(device.index)
+
+
+@functools.cache
+def _has_flash(index: int | None) -> bool:
+    try:
+        import torch.nn.attention.varlen
+    except ImportError:  # before torch 2.10
+        return False
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+def _kernels(required: bool) -> Library | None:
+    found = library()
+    if found is None and required:
+        raise InputError(
+            f"attention backend 'native': {describe()}; expected a C++ compiler ($CXX, c++, g++, clang++), or another "
+            "backend, such as auto"
+        )
+    return found
+
+
+def _native_or_torch(qkv: Tensor, ragged: Ragged, dropout: float, causal: bool) -> Tensor:
+    found = library() if kernel.takes(qkv.device, qkv.dtype) else None
+    if found is None:
+        return attend(qkv, ragged, dropout, causal)
+    seed = draw_seed() if dropout else 0
+    result: Tensor = _Native.apply(qkv.contiguous(), ragged, causal, dropout, seed, found)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Native(torch.autograd.Function):
+    """The kernel's forward and backward. Of the weights nothing is kept but a number a token and head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, ragged: Ragged, causal: bool, dropout: float, seed: int, found: Library
+    ) -> Tensor:
+        starts, order = ragged.cu_seqlens, ragged.longest_first
+        out, logarithms = kernel.forward(found, qkv, starts, order, causal, dropout, seed)
+        if qkv.requires_grad:
+            ctx.save_for_backward(qkv, logarithms, starts, order)
+        ctx.rest = causal, dropout, seed
+        ctx.found = found
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        qkv, logarithms, starts, order = ctx.saved_tensors
+        above = grad.to(qkv.dtype).contiguous()
+        below = kernel.backward(ctx.found, qkv, above, logarithms, starts, order, *ctx.rest)
+        return below, None, None, None, None, None
 
 
 def attend(qkv: Tensor, ragged: Ragged, dropout: float = 0.0, causal: bool = False) -> Tensor:
@@ -154,4 +278,4 @@ class _Attend(torch.autograd.Function):
         return grouping.gather(out), None, None, None
 
 
-BACKENDS: dict[str, Backend] = {"torch": attend}
+BACKENDS: dict[str, Backend] = {"auto": automatic, "native": native, "torch": attend, "varlen": varlen}

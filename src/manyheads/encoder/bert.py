@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from manyheads.encoder import checkpoint
 from manyheads.encoder.attention import attention_weights, choose_backend
+from manyheads.encoder.embeddings import Embeddings
 from manyheads.encoder.grouped import Grouped
-from manyheads.encoder.layers import AddNorm, Linear, dropout
+from manyheads.encoder.layers import AddNorm, Linear, Residual
 from manyheads.encoder.layout import spread
 from manyheads.encoder.ragged import Ragged, kept, pad, pad_square
 from manyheads.encoder.sources import resolve
@@ -148,28 +149,6 @@ class EncoderOutput:
     """One tensor [B, heads, L, L] a layer."""
 
 
-class Embeddings(nn.Module):
-    """LayerNorm(token + position + segment), then dropout. Ids [T] → [T, H]."""
-
-    def __init__(
-        self, vocabulary: int, positions: int, segments: int, hidden: int, eps: float, dropout: float
-    ) -> None:
-        super().__init__()
-        self.word = nn.Embedding(vocabulary, hidden)
-        self.position = nn.Embedding(positions, hidden)
-        self.segment = nn.Embedding(segments, hidden)
-        self.norm = nn.LayerNorm(hidden, eps=eps)
-        self.dropout = dropout
-        for table in (self.word, self.position, self.segment):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, ragged: Ragged, words: Tensor | None = None) -> Tensor:
-        """`words` [T, H], where given, stands in for the word vectors of the token ids."""
-        words = self.word(ragged.token_ids) if words is None else words
-        summed = words + self.position(ragged.positions) + self.segment(ragged.segment_ids)
-        return dropout(self.norm(summed), self.dropout, self.training)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention and the end of its half layer. [T, H] → [T, H]."""
 
@@ -186,19 +165,18 @@ class Attention(nn.Module):
         self.backend = choose_backend()
 
     def forward(
-        self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None, rows: Tensor | None = None
-    ) -> Tensor:
+        self, x: Residual, ragged: Ragged, weights: list[Tensor] | None = None, rows: Tensor | None = None
+    ) -> Residual:
         """Where `weights` is a list, the padded attention weights are appended to it. With `rows` [R] the states of
         these tokens alone, [R, H]."""
-        qkv = self.qkv(x).view(x.shape[0], 3, self.heads, -1)
+        qkv = self.qkv(x.low).view(len(x.low), 3, self.heads, -1)
         if weights is not None:
             weights.append(attention_weights(qkv, ragged, self.causal))
         mixed = self.backend(qkv, ragged, self.dropout if self.training else 0.0, self.causal)
-        mixed = mixed.flatten(1)
+        mixed, exact = mixed.flatten(1), x.exact
         if rows is not None:
-            mixed, x = mixed.index_select(0, rows), x.index_select(0, rows)
-        normed: Tensor = self.norm(self.output(mixed), x)
-        return normed
+            mixed, exact = mixed.index_select(0, rows), exact.index_select(0, rows)
+        return self.norm.stream(self.output(mixed), exact)
 
 
 class FeedForward(nn.Module):
@@ -210,9 +188,8 @@ class FeedForward(nn.Module):
         self.down = Linear(intermediate, hidden)
         self.norm = AddNorm(hidden, eps, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.norm(self.down(self.up.then_gelu(x)), x)
-        return normed
+    def forward(self, x: Residual) -> Residual:
+        return self.norm.stream(self.down(self.up.then_gelu(x.low)), x.exact)
 
 
 class Layer(nn.Module):
@@ -233,11 +210,14 @@ class Layer(nn.Module):
         self.feedforward = FeedForward(hidden, intermediate, eps, dropout)
 
     def forward(
-        self, x: Tensor, ragged: Ragged, weights: list[Tensor] | None = None, rows: Tensor | None = None
-    ) -> Tensor:
+        self, x: Residual, ragged: Ragged, weights: list[Tensor] | None = None, rows: Tensor | None = None
+    ) -> Residual:
         """With `rows` [R] only these tokens' states are computed; the others' are zero."""
-        states: Tensor = self.feedforward(self.attention(x, ragged, weights, rows))
-        return states if rows is None else states.new_zeros(x.shape).index_copy(0, rows, states)
+        states: Residual = self.feedforward(self.attention(x, ragged, weights, rows))
+        if rows is None:
+            return states
+        exact = states.exact.new_zeros(x.exact.shape).index_copy(0, rows, states.exact)
+        return Residual(exact, exact)
 
 
 class Pooler(nn.Module):
@@ -296,6 +276,11 @@ class Encoder(nn.Module):
         """Write config.json and model.safetensors, which transformers' AutoModel loads with equal outputs."""
         checkpoint.save(self, asdict(self.shape), Path(folder))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie; to ask the first of them would bring the table of words up to date."""
+        return self.pooler.dense.weight.device
+
     def use(self, *, compute: torch.dtype | None = None, attention: str | None = None) -> Self:
         """Choose the dtype of the layers' matrix products (None: the parameters' own) and the attention backend."""
         backend = choose_backend(attention)
@@ -304,6 +289,7 @@ class Encoder(nn.Module):
                 module.compute = compute
             elif isinstance(module, Attention):
                 module.backend = backend
+        self.embeddings.compute = compute
         return self
 
     def encode(
@@ -319,13 +305,38 @@ class Encoder(nn.Module):
         `rows` [R] are the tokens whose last states are read, where that is known (`reading.rows_read`): what the last
         layer does to each token by itself is done for them alone, and the last states of the others are zero.
         """
-        x = self.embeddings(ragged, words)
-        kept = [x] if all_layers else []
+        whole = self._filled(ragged)
+        if words is not None and whole is not ragged:
+            words = torch.cat([words, words.new_zeros(whole.tokens - ragged.tokens, words.shape[1])])
+        x: Residual = self.embeddings(whole, words)
+        kept = [x.exact] if all_layers else []
         for number, layer in enumerate(self.layers, start=1):
-            x = layer(x, ragged, rows=rows if number == len(self.layers) else None)
+            x = layer(x, whole, rows=rows if number == len(self.layers) else None)
             if all_layers:
-                kept.append(x)
-        return States(x, ragged, self.pooler, tuple(kept), self.shape.causal)
+                kept.append(x.exact)
+        tokens, *layers = (one[: ragged.tokens] for one in (x.exact, *kept))
+        return States(tokens, ragged, self.pooler, tuple(layers), self.shape.causal)
+
+    def _filled(self, ragged: Ragged) -> Ragged:
+        """The batch, in mixed-precision training on a CPU with sequences behind it that nobody reads, up to one of
+        16 numbers of rows an octave.
+
+        The processor's library makes a new program for each product whose number of rows it has not met, which
+        costs about as much as the product; of ragged batches hardly two have the same.
+        """
+        step = 1 << max(0, (ragged.tokens // 16).bit_length() - 1)
+        rows = -ragged.tokens % step
+        if not rows or not self.training or self.embeddings.compute is None or ragged.device.type != "cpu":
+            return ragged
+        lengths = np.full(-(-rows // ragged.max_seqlen), ragged.max_seqlen)
+        lengths[-1] = rows - lengths[:-1].sum()
+        zeros = ragged.token_ids.new_zeros(rows)
+        return Ragged(
+            torch.cat([ragged.token_ids, zeros]),
+            torch.cat([ragged.segment_ids, zeros]),
+            torch.cat([ragged.positions, zeros]),
+            np.concatenate([ragged.lengths, lengths]),
+        )
 
     def forward(
         self,
@@ -346,13 +357,13 @@ class Encoder(nn.Module):
         keep = kept(attention_mask, places.shape[0], places.shape[1], places.device)
         weights: list[Tensor] | None = [] if output_attentions else None
         x = self.embeddings(ragged, None if inputs_embeds is None else inputs_embeds[keep])
-        states = [x]
+        states = [x.exact]
         for layer in self.layers:
             x = layer(x, ragged, weights)
-            states.append(x)
+            states.append(x.exact)
         return EncoderOutput(
-            pad(x, keep),
-            self.pooler(x.index_select(0, ragged.starts)),
+            pad(x.exact, keep),
+            self.pooler(x.exact.index_select(0, ragged.starts)),
             tuple(pad(each, keep) for each in states) if output_hidden_states else None,
             None if weights is None else tuple(pad_square(each, keep) for each in weights),
         )

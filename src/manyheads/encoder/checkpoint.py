@@ -175,7 +175,10 @@ def load(encoder: nn.Module, folder: Path) -> None:
         if not tensor.is_floating_point():
             raise InputError(f"{theirs}: expected floating point numbers, found {tensor.dtype}", file=source)
     if any(tensor.is_meta for tensor in own.values()):
-        own = encoder.to_empty(device="cpu").state_dict()
+        # `to_empty` would load much of torch's compiler, a second.
+        empty = {name: torch.empty(one.shape, dtype=one.dtype) for name, one in own.items()}
+        encoder.load_state_dict(empty, assign=True)
+        own = encoder.state_dict()
     with torch.no_grad():
         for theirs, ours, third in their_names(layers):
             target = _part(own[ours], third)

@@ -3,36 +3,68 @@
 Knows tensors and plain numbers. Must not know BERT, ragged batches, checkpoints or tasks.
 
 Mixed precision here: parameters and the residual stream stay in float32; a `Linear` whose `compute` is
-bfloat16 multiplies in bfloat16 and returns bfloat16; LayerNorm adds and normalises in float32.
+bfloat16 multiplies in bfloat16 and returns bfloat16; LayerNorm adds and normalises in float32. Where there are
+native kernels they do all that stands between two products in one pass; elsewhere torch does, to the same result
+but for rounding and the numbers that dropout draws.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from manyheads.native import elementwise
+from manyheads.native.library import Library, library
+
 # oneDNN's products with prepared weights: part of torch's CPU builds, though not of its documented face.
 _CAN_LAY_OUT: bool = torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
     hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
 )
 
-__all__ = ["AddNorm", "Linear", "Masks", "dropout", "gelu", "keep_mask"]
+__all__ = [
+    "AddNorm",
+    "Linear",
+    "Masks",
+    "Residual",
+    "at_first",
+    "draw_seed",
+    "dropout",
+    "gelu",
+    "keep_mask",
+    "native",
+]
+
+
+class Residual(NamedTuple):
+    """The residual stream, rows [T, H], as the parts of a layer pass it on."""
+
+    exact: Tensor
+    """In the parameters' dtype: what is added to and normalised."""
+    low: Tensor
+    """The same for the next product, rounded to its dtype where a kernel has done that on its way."""
+
+
+def native(*tensors: Tensor) -> Library | None:
+    """The kernels, where they are and take such tensors: bfloat16 or float32 in the processor's memory."""
+    if all(x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) for x in tensors):
+        return library()
+    return None
 
 
 class Masks:
     """The dropout masks of one pass, for others that must be the same function of their input.
 
-    Inside `recorded()` every mask that is drawn is kept; inside `replayed()` a pass over a batch of the same
-    layout gets them again in the same order, and none is drawn.
+    Inside `recorded()` every mask that is drawn is kept, and of a kernel that makes its masks itself the seed;
+    inside `replayed()` a pass over a batch of the same layout gets them again in the same order, and none is drawn.
     """
 
     def __init__(self) -> None:
-        self._kept: list[Tensor] = []
+        self._kept: list[Tensor | int] = []
         self._next: int | None = None
 
     @contextmanager
@@ -57,13 +89,33 @@ class Masks:
     def take(self, shape: torch.Size, share: float, like: Tensor) -> Tensor:
         """The next mask: drawn and kept, or the one kept before."""
         if self._next is None:
-            self._kept.append(_drawn_mask(shape, share, like))
-            return self._kept[-1]
-        mask = self._kept[self._next]
-        self._next += 1
+            drawn = _drawn_mask(shape, share, like)
+            self._kept.append(drawn)
+            return drawn
+        mask = self._again()
+        if not isinstance(mask, Tensor):
+            raise ValueError(f"a seed was kept, a mask of {list(shape)} is asked for")
         if mask.shape != shape:
             raise ValueError(f"a mask of {list(mask.shape)} was kept, one of {list(shape)} is asked for")
         return mask.to(like.dtype)
+
+    def take_seed(self) -> int:
+        """The next seed: drawn and kept, or the one kept before."""
+        if self._next is None:
+            drawn = _drawn_seed()
+            self._kept.append(drawn)
+            return drawn
+        seed = self._again()
+        if isinstance(seed, Tensor):
+            raise ValueError(f"a mask of {list(seed.shape)} was kept, a seed is asked for")
+        return seed
+
+    def _again(self) -> Tensor | int:
+        assert self._next is not None
+        if self._next == len(self._kept):
+            raise ValueError(f"{self._next} masks were kept, one more is asked for")
+        self._next += 1
+        return self._kept[self._next - 1]
 
 
 _masks: ContextVar[Masks | None] = ContextVar("masks", default=None)
@@ -73,6 +125,17 @@ def keep_mask(shape: torch.Size, share: float, like: Tensor) -> Tensor:
     """A tensor of 0 and 1/(1 − share), drawn from torch's generator: what dropout multiplies by."""
     masks = _masks.get()
     return _drawn_mask(shape, share, like) if masks is None else masks.take(shape, share, like)
+
+
+def draw_seed() -> int:
+    """A number of 63 bits from torch's generator, for a kernel that makes its dropout mask from it, in the forward
+    pass and again in the backward; where masks are recorded or replayed, the seed is too."""
+    masks = _masks.get()
+    return _drawn_seed() if masks is None else masks.take_seed()
+
+
+def _drawn_seed() -> int:
+    return int(torch.randint(2**63 - 1, ()))
 
 
 def _drawn_mask(shape: torch.Size, share: float, like: Tensor) -> Tensor:
@@ -112,29 +175,68 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
 
 
 class _MixedLinear(torch.autograd.Function):
-    """x Wᵀ + b with the products in bfloat16 and the parameters, and their gradients, in float32."""
+    """x Wᵀ + b, or GELU of that, with the products in bfloat16 and the parameters, and their gradients, in float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, then: str) -> Tensor:
         low, low_weight = x.to(dtype), weight.to(dtype)
-        ctx.save_for_backward(low, low_weight)
         ctx.dtypes = x.dtype, weight.dtype
-        return F.linear(low, low_weight, bias.to(dtype))
+        y = _product(low, low_weight, bias.to(dtype))
+        if then == "none":
+            ctx.save_for_backward(low, low_weight)
+            return y
+        ctx.save_for_backward(low, low_weight, y)
+        return gelu(y)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        low, low_weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        low, low_weight, *before = ctx.saved_tensors
         of_input, of_weight = ctx.dtypes
-        grad = grad.to(low.dtype).contiguous()
-        flat = grad.view(-1, grad.shape[-1])
-        grad_weight = grad_bias = None
+        flat = grad.to(low.dtype).reshape(-1, grad.shape[-1]).contiguous()
+        sums = None
+        for y in before:
+            flat, sums = _gelu_backward(y.view_as(flat), flat)
+        grad_input = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_input = (flat @ low_weight).view(low.shape).to(of_input)
         if ctx.needs_input_grad[1]:
-            grad_weight = (flat.t() @ low.view(-1, low.shape[-1])).to(of_weight)
+            grad_weight = (flat.t() @ low.reshape(-1, low.shape[-1])).to(of_weight)
         if ctx.needs_input_grad[2]:
-            # A row of ones times the gradient: the product sums columns faster than sum(0) does.
-            grad_bias = (flat.new_ones(1, flat.shape[0]) @ flat)[0].to(of_weight)
-        return (grad @ low_weight).to(of_input), grad_weight, grad_bias, None
+            grad_bias = (_columns(flat) if sums is None else sums).to(of_weight)
+        return grad_input, grad_weight, grad_bias, None, None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x Wᵀ + b. Where oneDNN can it adds the bias itself: torch's own call first writes it into every row."""
+    if _CAN_LAY_OUT and x.dtype is torch.bfloat16 and x.device.type == "cpu" and x.numel():
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+        return result
+    return F.linear(x, weight, bias)
+
+
+def _gelu_backward(x: Tensor, above: Tensor) -> tuple[Tensor, Tensor | None]:
+    """GELU's gradient for its input [T, N], and the sum of its columns where it falls off on the way."""
+    kernels = native(x, above)
+    if kernels is None:
+        return torch.ops.aten.gelu_backward(above, x), None
+    return elementwise.gelu_backward(kernels, x, above)
+
+
+def _columns(x: Tensor) -> Tensor:
+    """[N] the sum of each column of [T, N]."""
+    kernels = native(x)
+    if kernels is not None:
+        return elementwise.columns(kernels, x)
+    # A row of ones times x: the product sums columns faster than sum(0) does.
+    return (x.new_ones(1, x.shape[0]) @ x)[0]
+
+
+def at_first(*shape: int) -> Tensor:
+    """Random weights as BERT begins with: from a normal distribution around 0 with deviation 0.02."""
+    weight = torch.empty(*shape)
+    # Without memory there are no numbers; to ask torch for them all the same loads its compiler, two seconds.
+    return weight if weight.is_meta else nn.init.normal_(weight, std=0.02)
 
 
 class Linear(nn.Module):
@@ -148,9 +250,8 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.weight = nn.Parameter(at_first(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        nn.init.normal_(self.weight, std=0.02)
         self.compute: torch.dtype | None = None
         self._converted: tuple[tuple[object, ...], Tensor, Tensor] | None = None
 
@@ -166,7 +267,8 @@ class Linear(nn.Module):
             y = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         elif torch.is_grad_enabled() and any(each.requires_grad for each in (x, self.weight, self.bias)):
             self._converted = None
-            y = _MixedLinear.apply(x, self.weight, self.bias, self.compute)  # type: ignore[no-untyped-call]
+            mixed: Tensor = _MixedLinear.apply(x, self.weight, self.bias, self.compute, then)  # type: ignore[no-untyped-call]
+            return mixed
         else:
             weight, bias = self._low(self.compute)
             low = x.to(self.compute)
@@ -210,5 +312,50 @@ class AddNorm(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """In torch's operations, which others can follow and translate."""
         summed = residual + dropout(x, self.dropout, self.training)
         return F.layer_norm(summed, self.weight.shape, self.weight, self.bias, self.eps)
+
+    def stream(self, x: Tensor, residual: Tensor) -> Residual:
+        """The same, in one pass where there is a kernel for it; rounded for the next product where x is."""
+        kernels = native(x, residual, self.weight)
+        if kernels is None or residual.dtype is not torch.float32:
+            exact = self(x, residual)
+            return Residual(exact, exact)
+        share = self.dropout if self.training else 0.0
+        seed = draw_seed() if share else 0
+        exact, low = _AddNorm.apply(x, residual, self.weight, self.bias, self.eps, share, seed, kernels)  # type: ignore[no-untyped-call]
+        return Residual(exact, exact if low is None else low)
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        share: float,
+        seed: int,
+        kernels: Library,
+    ) -> tuple[Tensor, Tensor | None]:
+        x, residual, low = x.contiguous(), residual.contiguous(), x.dtype is torch.bfloat16
+        exact, rounded, stats = elementwise.add_norm(
+            kernels, x, residual, weight, bias, eps, share, seed, low
+        )
+        ctx.save_for_backward(x, residual, weight, stats)
+        ctx.set_materialize_grads(False)
+        ctx.drawn, ctx.kernels = (share, seed), kernels
+        return exact, rounded
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor | None, above_low: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, residual, weight, stats = ctx.saved_tensors
+        above, above_low = (None if one is None else one.contiguous() for one in (above, above_low))
+        of_x, of_residual, sums = elementwise.add_norm_backward(
+            ctx.kernels, x, residual, weight, stats, above, above_low, *ctx.drawn
+        )
+        return of_x, of_residual, sums[0], sums[1], None, None, None, None

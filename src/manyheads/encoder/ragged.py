@@ -174,6 +174,11 @@ class Ragged:
         return torch.from_numpy(ends).to(self.device)
 
     @cached_property
+    def longest_first(self) -> Tensor:
+        """[B] int32 on the host: the sequences' numbers by falling length, as work is dealt out to threads."""
+        return torch.from_numpy(np.argsort(-self.lengths, kind="stable").astype(np.int32))
+
+    @cached_property
     def sequence_of_token(self) -> Tensor:
         """[T] int64: to which sequence each token belongs."""
         owners = np.repeat(np.arange(len(self.lengths), dtype=np.int64), self.lengths)

@@ -16,14 +16,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manyheads.errors import nearest
+from manyheads.native import adamw as kernels
+from manyheads.native.library import Library, library
 
 __all__ = [
     "DECAYS",
     "OPTIMIZERS",
     "Adam",
     "AdamW",
+    "NativeAdamW",
     "OptimizerSettings",
     "build",
+    "clip_",
     "layer_rates",
     "parameter_groups",
     "warmup_constant",
@@ -179,6 +183,210 @@ class AdamW(_Moments):
         super().__init__(params, lr, betas, eps, weight_decay)
 
 
+class NativeAdamW(Optimizer):
+    """AdamW by native kernels, one pass over memory; the state has torch's names and shapes.
+
+    A table whose gradient is given by rows (sparse, one sparse dimension: 0 elsewhere) costs what those rows cost.
+    AdamW moves the others too, by their momentum and decay; here they stay behind, and go through all the steps that
+    they have missed, each with its own rate, before anybody reads them. Whoever reads such a table says so before:
+    `refresh` for some rows, `settle` for all. What then stands there is, bit for bit, what gradients of zeros would
+    have made of it.
+
+    Weights are float32 on the CPU. ValueError for others, RuntimeError where there are no native kernels.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        self._behind: dict[Tensor, _Behind] = {}
+        self.scale = 1.0
+        """What the next step multiplies gradients by; then it is 1 again."""
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        _check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for weight in self.param_groups[-1]["params"]:
+            if not kernels.takes(weight):
+                self.param_groups.pop()
+                raise ValueError(
+                    f"NativeAdamW expects contiguous float32 on the CPU, found {weight.dtype} on {weight.device}"
+                )
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move every parameter that has a gradient; `closure` computes the loss anew and returns it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        native = _kernels()
+        for group in self.param_groups:
+            settings = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
+            together: dict[float, list[Tensor]] = {}
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    state["exp_avg"] = torch.zeros_like(weight)
+                    state["exp_avg_sq"] = torch.zeros_like(weight)
+                state["step"] += 1
+                if weight.grad.is_sparse:
+                    self._move_rows(native, weight, state["step"].item(), settings)
+                else:
+                    self.settle(weight)
+                    self._behind.pop(weight, None)
+                    together.setdefault(state["step"].item(), []).append(weight)
+            for count, weights in together.items():
+                states = [self.state[weight] for weight in weights]
+                kernels.adamw(
+                    native,
+                    weights,
+                    [weight.grad.contiguous() for weight in weights if weight.grad is not None],
+                    [state["exp_avg"] for state in states],
+                    [state["exp_avg_sq"] for state in states],
+                    kernels.numbers_of(count, **settings),
+                    self.scale,
+                )
+                torch.autograd.graph.increment_version(weights)
+        self.scale = 1.0
+        return loss
+
+    def _move_rows(self, native: Library, weight: Tensor, count: float, settings: Mapping[str, Any]) -> None:
+        assert weight.grad is not None
+        if weight.grad.sparse_dim() != 1:
+            raise RuntimeError(
+                f"NativeAdamW expects gradients by rows, found {weight.grad.sparse_dim()} sparse dimensions"
+            )
+        rows, gradients = _by_rows(weight.grad)
+        behind = self._behind.get(weight)
+        if behind is None:
+            behind = self._behind[weight] = _Behind(len(weight), int(count) - 1)
+        behind.numbers[behind.steps] = torch.tensor(
+            kernels.numbers_of(count, **settings), dtype=torch.float64
+        )
+        behind.steps += 1
+        self._advance(native, weight, behind, rows, gradients)
+        torch.autograd.graph.increment_version(weight)
+        if behind.steps == len(behind.numbers):
+            self.settle(weight)
+
+    def _advance(
+        self,
+        native: Library,
+        weight: Tensor,
+        behind: "_Behind",
+        rows: Tensor | None,
+        gradients: Tensor | None = None,
+    ) -> None:
+        state, numbers = self.state[weight], behind.numbers[: behind.steps]
+        kernels.adamw_rows(
+            native,
+            weight.detach(),
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            behind.seen,
+            rows,
+            gradients,
+            numbers,
+            behind.first,
+            self.scale if gradients is not None else 1.0,
+        )
+
+    def refresh(self, weight: Tensor, rows: Tensor) -> None:
+        """Bring these rows ([R] int64, each once) of a table up to date."""
+        behind = self._behind.get(weight)
+        if behind is not None and behind.steps:
+            self._advance(_kernels(), weight, behind, rows)
+
+    def settle(self, weight: Tensor | None = None) -> None:
+        """Bring all rows of a table up to date, or of every table."""
+        for one in list(self._behind) if weight is None else [weight]:
+            behind = self._behind.get(one)
+            if behind is not None and behind.steps:
+                self._advance(_kernels(), one, behind, None)
+                behind.first, behind.steps = behind.first + behind.steps, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of torch.optim.AdamW; tables are settled before."""
+        self.settle()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of a NativeAdamW or a torch.optim.AdamW; tables are settled before."""
+        self.settle()
+        super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._behind, self.scale = {}, 1.0
+
+
+class _Behind:
+    """Which rows of a table have seen which steps, and what those steps multiplied by."""
+
+    def __init__(self, rows: int, first: int) -> None:
+        self.seen = torch.full((rows,), first, dtype=torch.int64)
+        """[rows] the last step of each."""
+        self.first = first
+        """The step before the first that is kept here; all rows have seen it."""
+        self.steps = 0
+        self.numbers = torch.empty(1024, kernels.NUMBERS, dtype=torch.float64)
+        """Those of steps first + 1 to first + steps; when it is full, all rows are brought up to date."""
+
+
+def _by_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """[R] rows, each once, and their gradients [R, N]."""
+    rows = gradient._indices()[0]
+    if not bool((rows[1:] > rows[:-1]).all()):  # autograd forgets that a gradient was in order
+        gradient = gradient.coalesce()
+        rows = gradient._indices()[0]
+    return rows.contiguous(), gradient._values().contiguous()
+
+
+def _kernels() -> Library:
+    native = library()
+    if native is None:
+        raise RuntimeError("NativeAdamW: there are no native kernels here")
+    return native
+
+
+def clip_(optimizer: Optimizer, limit: float) -> Tensor:
+    """The length of the gradient (2-norm over all parameters), and shorten it to `limit` for the coming step.
+
+    As `torch.nn.utils.clip_grad_norm_`, but where the optimiser can scale gradients as it reads them they stay as
+    they are.
+    """
+    parameters = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+    if not isinstance(optimizer, NativeAdamW):
+        return torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
+    gradients = [
+        _by_rows(one.grad)[1] if one.grad.is_sparse else one.grad
+        for one in parameters
+        if one.grad is not None
+    ]
+    if not gradients:
+        return torch.zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    optimizer.scale = min(1.0, limit / (float(norm) + 1e-6))
+    return norm
+
+
 def _check(group: Mapping[str, Any]) -> None:
     """ValueError where a parameter group's numbers cannot work; a rate may be 0, for warm-ups start there."""
     for name in ("lr", "eps", "weight_decay"):
@@ -212,7 +420,8 @@ def build(
 ) -> Optimizer:
     """The fastest optimiser of that name for these parameter groups (from `parameter_groups`).
 
-    What a group says of itself goes before the keyword arguments. Adam and AdamW are fused on CPU and CUDA;
+    What a group says of itself goes before the keyword arguments. AdamW of float32 weights on a CPU is our own where
+    there are native kernels, to the same trajectory; else Adam and AdamW are torch's, fused on CPU and CUDA;
     Adamax has no fused form, and torch's own choice (one kernel for many weights on CUDA, weight by weight
     on CPU) is its fastest. ValueError for an unknown name or impossible numbers.
     """
@@ -225,6 +434,8 @@ def build(
     for group in own:
         _check({**settings, **group})
     weights = [weight for group in own for weight in group["params"]]
+    if name == "adamw" and all(kernels.takes(w) for w in weights) and library() is not None:
+        return NativeAdamW(own, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
     if name in _FUSED and all(w.is_floating_point() and w.device.type in {"cpu", "cuda"} for w in weights):
         settings["fused"] = True
     return OPTIMIZERS[name](own, **settings)

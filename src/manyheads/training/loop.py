@@ -51,6 +51,7 @@ from manyheads.training.journal import Journal
 from manyheads.training.objective import Objective, Part
 from manyheads.training.setup import (
     Plan,
+    attention_backend,
     build_network,
     build_optimizer,
     build_schedule,
@@ -145,7 +146,8 @@ def train(
     ):
         if any(task.spans for task in tasks):
             journal.possible = possible(device, chosen.compute or chosen.parameters)
-        describe(journal, recipe, tasks, schedule, plan, network, optimizer, chosen.name, progress)
+        runs = attention_backend(recipe, encoder, device, attention, chosen)
+        describe(journal, recipe, tasks, schedule, plan, network, optimizer, chosen.name, runs, progress)
         vectors = _frozen_vectors(run, journal, network, tasks) if recipe.encoder.freeze else {}
         material = _Material(named, schedule, teachers, vectors)
         network.train()
@@ -239,7 +241,7 @@ def _step(
             if not some:
                 continue
             ragged, parts = _batch(material, some)
-            ragged = ragged.to(next(network.parameters()).device)
+            ragged = ragged.to(network.encoder.device)
             said = objective(network, ragged, parts, progress)
             if not math.isfinite(float(said.total.detach())):
                 raise WorkError(
@@ -260,9 +262,8 @@ def _step(
                 done.terms[name] = done.terms.get(name, 0.0) + value
     if surgery is not None:
         surgery.operate()
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
     limit = recipe.optimizer.clip if recipe.optimizer.clip is not None else math.inf
-    done.norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True))
+    done.norm = float(optim.clip_(optimizer, limit))
     if not math.isfinite(done.norm):
         raise WorkError(f"step {number + 1}: the gradient is not finite; a smaller optimizer.lr may help")
     optimizer.step()

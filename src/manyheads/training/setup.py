@@ -15,6 +15,7 @@ from rich.table import Table
 
 from manyheads.data import mixing
 from manyheads.encoder import checkpoint, precision
+from manyheads.encoder.attention import described
 from manyheads.encoder.bert import Encoder, Shape
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.reduced import reduced
@@ -33,6 +34,7 @@ from manyheads.training.splits import TaskData
 
 __all__ = [
     "Plan",
+    "attention_backend",
     "build_network",
     "build_optimizer",
     "build_schedule",
@@ -158,7 +160,7 @@ def build_optimizer(recipe: Recipe, network: Network, objective: Objective) -> t
         layers=network.encoder.shape.layers,
         head_lr=settings.head_lr,
     )
-    return optim.build(
+    optimizer = optim.build(
         groups,
         name=settings.name,
         lr=settings.lr,
@@ -166,6 +168,22 @@ def build_optimizer(recipe: Recipe, network: Network, objective: Objective) -> t
         eps=settings.eps,
         weight_decay=settings.weight_decay,
     )
+    # Gradients of the word table by rows, unless somebody lays gradients side by side or reads the whole table.
+    asked = recipe.gradients
+    alone = asked.surgery == "none" and asked.affinity_every is None and not network.in_checkpoint
+    if alone and isinstance(optimizer, optim.NativeAdamW):
+        network.encoder.embeddings.keep(optimizer)
+    return optimizer
+
+
+def attention_backend(
+    recipe: Recipe, encoder: Encoder, device: str, attention: str | None, chosen: precision.Precision
+) -> str:
+    """What computes attention in this training, and why."""
+    settings, shape = recipe.encoder, encoder.shape
+    share = settings.dropout if settings.attention_dropout is None else settings.attention_dropout
+    dtype = chosen.compute or chosen.parameters
+    return described(attention, device, dtype, shape.hidden // shape.heads, share)
 
 
 def build_schedule(recipe: Recipe, tasks: Sequence[TaskData]) -> mixing.Schedule:
@@ -235,6 +253,7 @@ def describe(
     network: Network,
     optimizer: torch.optim.Optimizer,
     precision_name: str,
+    attention: str,
     progress: state.Progress,
 ) -> None:
     """Say before the first step what will be trained on what; and what was left out or cut."""
@@ -285,7 +304,8 @@ def describe(
     count = sum(one.numel() for one in network.parameters())
     journal.say(
         f"{count:,} parameters · {plan.total} steps, {plan.per_epoch} an epoch · {precision_name} · "
-        f"torch {torch.__version__}" + (f" · resumed at step {progress.step}" if progress.step else "")
+        f"attention {attention} · torch {torch.__version__}"
+        + (f" · resumed at step {progress.step}" if progress.step else "")
     )
     if progress.step == 0:
         journal.note(
@@ -294,6 +314,7 @@ def describe(
             parameters=count,
             steps=plan.total,
             precision=precision_name,
+            attention=attention,
             rates=rates,
             torch=torch.__version__,
             python=platform.python_version(),

@@ -19,8 +19,9 @@ from manyheads.data.encode import TokenCache, file_fingerprint
 from manyheads.encoder.layout import spread
 from manyheads.errors import InputError
 from manyheads.evidence.answered import Answered, Confusion
+from manyheads.evidence.interval import interval
 from manyheads.evidence.outcome import Outcome, records
-from manyheads.formulas import calibration, statistics
+from manyheads.formulas import calibration
 from manyheads.formulas.calibration import Reliability
 from manyheads.model import Model
 from manyheads.recipe import Recipe
@@ -39,7 +40,6 @@ Piece = tuple[str, str | None]
 _WORST = 12  # errors that are shown of a split
 _FEWEST = 20  # answers by which a temperature is fitted here: of fewer it would say nothing
 _EXCERPT = 400  # characters of a text that are shown
-_RESAMPLES = 5_000
 
 
 @dataclass(frozen=True)
@@ -224,25 +224,9 @@ def _scores(outcome: Outcome, task: str, split: str) -> tuple[Score, ...]:
     found = outcome.scores(split)[task]
     first, *_ = found
     return tuple(
-        Score(name, value, _interval(outcome, task, split) if name == first else None)
+        Score(name, value, interval(outcome, task, split) if name == first else None)
         for name, value in found.items()
     )
-
-
-def _interval(outcome: Outcome, task: str, split: str) -> tuple[float, float] | None:
-    """The bootstrap's percentile interval of the first measure."""
-    if not outcome.has_tallies(task, split):
-        return None
-    kind, each = outcome.kind(task), outcome.tallies(task, split)
-    # The paired bootstrap against a run whose measure is always 0: its rows are told by the last column.
-    ours = np.column_stack([each, np.zeros(len(each))])
-    nothing = np.column_stack([np.zeros_like(each), np.ones(len(each))])
-
-    def measure(sums: Floats) -> Floats:
-        return np.where(sums[..., -1] > 0, 0.0, kind.measure_of(sums[..., :-1]))
-
-    low, high = statistics.paired_bootstrap(ours, nothing, measure=measure, resamples=_RESAMPLES).interval
-    return (low, high) if low == low else None
 
 
 def _count(outcome: Outcome, task: str, split: str) -> int | None:
