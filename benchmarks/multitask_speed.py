@@ -141,10 +141,8 @@ def contend(options: argparse.Namespace) -> None:
     """What the process of one contender does."""
     data = data_folder(options.data)
     recipe = recipe_of(options, data)
-    if options.contender == "trainer":
-        answer = with_trainer(options, recipe, data)
-    else:
-        answer = with_manyheads(options, recipe)
+    peer = options.contender == "trainer"
+    answer = with_trainer(options, recipe, data) if peer else with_manyheads(options, recipe)
     answer["samples/s"] = answer["rows"] / answer["seconds"]
     options.answer.write_text(json.dumps(answer), encoding="utf-8")
 

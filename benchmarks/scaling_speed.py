@@ -170,10 +170,11 @@ def main() -> None:
     }
     names = ("ours_forward", "theirs_forward", "ours_step", "theirs_step")
     rows = [
-        [one["axis"], one[fields[one["axis"]]], *(f"{one[name]:.1f}" for name in names)]
-        + [
-            f"{one['theirs_forward'] / one['ours_forward']:.2f}",
-            f"{one['theirs_step'] / one['ours_step']:.2f}",
+        [
+            one["axis"],
+            one[fields[one["axis"]]],
+            *(f"{one[name]:.1f}" for name in names),
+            *(f"{one[f'theirs_{what}'] / one[f'ours_{what}']:.2f}" for what in ("forward", "step")),
         ]
         for one in found
     ]

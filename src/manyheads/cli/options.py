@@ -37,8 +37,6 @@ PrecisionOption = Annotated[
 Attention = Annotated[
     str | None, typer.Option("--attention", help="The attention backend: auto, native, torch or varlen.")
 ]
-    str | None, typer.Option("--attention", help="The attention backend: auto, native, torch or varlen.")
-]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on standard output.")]
 Raw = Annotated[
