@@ -108,7 +108,9 @@ class _FineTuning:
                 callbacks=[self.clock],
             )
             trainer.train()
-            # Batches of similar lengths here too: less padding to compute.
+            # Trainer would draw the rows it predicts in an order of its own too, and not tell which; sorted here, they
+            # are in batches of similar lengths all the same.
+            trainer.args.train_sampling_strategy = "sequential"
             order = sorted(range(len(dev)), key=lambda i: -size(dev[i]["input_ids"]))
             found: Any = trainer.predict([dev[i] for i in order]).predictions  # type: ignore[arg-type]
         outputs = list(found) if isinstance(found, tuple) else [found]
