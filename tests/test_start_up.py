@@ -23,8 +23,8 @@ def imported(program: str, *arguments: str) -> set[str]:
 
 def test_help_needs_the_command_line_alone() -> None:
     found = imported(
-        "from typer.testing import CliRunner\nfrom manyheads.cli import app\n"
-        "assert CliRunner().invoke(app, ['--help']).exit_code == 0"
+        "from manyheads.cli import main\nsys.argv = ['manyheads', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code"
     )
     assert not {"torch", "numpy", "pyarrow", "pydantic", "fastapi", "tokenizers"} & found
     assert not set(HEAVY) & found
