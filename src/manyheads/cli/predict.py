@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from manyheads.tasks import Kind
 
 # What a prediction may add to a row. An input column with one of these names is written as `input.NAME`.
-ADDED = ("label", "score", "value", "truncated", "tokens_dropped")
 
 _AT_ONCE = 4096  # rows that are read, sorted by length and labelled together
 
@@ -85,7 +84,7 @@ def predict(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     from manyheads.data.read import Dialect, Row, read_rows
-    from manyheads.data.write import open_writer
+    from manyheads.data.write import labelled, open_writer
     from manyheads.errors import InputError
     from manyheads.evidence.ensemble import Ensemble
     from manyheads.files import write_json
@@ -136,19 +135,6 @@ def predict(
                 row.values | {ours: row.values[its] for ours, its in zip(kind.columns, columns, strict=True)},
             )
 
-    def filled(row: Row, cells: dict[str, Any], dropped: int) -> dict[str, Any]:
-        if not probabilities:
-            cells = {key: value for key, value in cells.items() if not key.startswith("p:")}
-        added = cells | {"truncated": dropped > 0, "tokens_dropped": dropped}
-        ours = {*ADDED, *added}
-        values: dict[str, Any] = {}
-        for key, value in row.values.items():
-            name = key
-            while name in ours or (name != key and name in row.values):
-                name = f"input.{name}"
-            values[name] = value
-        return values | added
-
     def inputs() -> Iterator[Any]:
         place: Row | None = None
         try:
@@ -184,7 +170,7 @@ def predict(
             several = len(prediction.dropped) == len(rows_of) > 1
             lost = prediction.dropped if several else [prediction.tokens_dropped] * len(rows_of)
             for cells, dropped in zip(rows_of, lost, strict=True):
-                yield filled(waiting.popleft(), cells, dropped)
+                yield labelled(waiting.popleft().values, cells, dropped, probabilities=probabilities)
 
     stream = predicted()
     first = next(stream, None)

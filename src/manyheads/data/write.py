@@ -21,7 +21,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 from manyheads.errors import InputError, nearest, shown
 from manyheads.files import finite, replacing, reporting
 
-__all__ = ["RowWriter", "open_writer"]
+__all__ = ["RowWriter", "labelled", "open_writer"]
 
 _ROW_GROUP = 8192  # rows of parquet that are held before they are written
 
@@ -388,3 +388,27 @@ def _json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+
+# The columns that every labelled file may have; a column of the caller's with such a name is moved aside.
+_ADDED = ("label", "score", "value", "truncated", "tokens_dropped")
+
+
+def labelled(
+    values: Mapping[str, Any], cells: Mapping[str, Any], dropped: int, *, probabilities: bool
+) -> dict[str, Any]:
+    """A row's values with its prediction's cells behind them, and how many tokens of it were cut.
+
+    A column of the row that has the name of an added one becomes `input.NAME`. Without `probabilities` the cells
+    `p:LABEL` are left out.
+    """
+    kept = {key: cell for key, cell in cells.items() if probabilities or not key.startswith("p:")}
+    added = {**kept, "truncated": dropped > 0, "tokens_dropped": dropped}
+    ours = {*_ADDED, *added}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key
+        while name in ours or (name != key and name in values):
+            name = f"input.{name}"
+        found[name] = value
+    return found | added

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 from manyheads.data.read import Dialect, Row, read_rows
-from manyheads.data.write import RowWriter, open_writer
+from manyheads.data.write import RowWriter, labelled, open_writer
 from manyheads.errors import InputError
 from manyheads.serve.limits import Limits
 from manyheads.serve.offer import Laid, Offered
@@ -22,7 +22,6 @@ FILE = "the file"
 """What errors call it."""
 # What a prediction may add to a row, as `manyheads predict` does. An input column with one of these names is written
 # as `input.NAME`.
-ADDED = ("label", "score", "value", "truncated", "tokens_dropped")
 
 _INPUTS = 256  # of a piece at most
 _CHARACTERS = 4  # a token, about: a piece has as many tokens as one pass of the encoder
@@ -96,7 +95,7 @@ class Labelling:
             several = len(prediction.dropped) == len(cells) > 1
             dropped = prediction.dropped if several else [prediction.tokens_dropped] * len(cells)
             for one, lost in zip(cells, dropped, strict=True):
-                values = self._filled(self._waiting.popleft(), one, lost)
+                values = labelled(self._waiting.popleft().values, one, lost, probabilities=self.probabilities)
                 if self._writer is None:
                     self._writer = self._open.enter_context(
                         open_writer(self._buffer, list(values), format="csv")
@@ -163,20 +162,6 @@ class Labelling:
         long = sum(map(len, texts)) > limits.queue_tokens // _LONG
         if long and (tokens := int(self.offered.lay([one]).tokens.sum())) > limits.queue_tokens:
             raise ValueError(f"found {tokens:,} tokens, at most {limits.queue_tokens:,} are taken")
-
-    def _filled(self, row: Row, cells: Mapping[str, Any], dropped: int) -> dict[str, Any]:
-        """A row with its prediction's cells behind it."""
-        if not self.probabilities:
-            cells = {key: value for key, value in cells.items() if not key.startswith("p:")}
-        added = {**cells, "truncated": dropped > 0, "tokens_dropped": dropped}
-        ours = {*ADDED, *added}
-        values: dict[str, Any] = {}
-        for key, value in row.values.items():
-            name = key
-            while name in ours or (name != key and name in row.values):
-                name = f"input.{name}"
-            values[name] = value
-        return values | added
 
 
 def _texts(one: Any) -> Iterator[str]:
