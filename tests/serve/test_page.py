@@ -615,7 +615,7 @@ def test_dark_colours_are_switched_and_kept(seen: "Callable[..., Seen]") -> None
     assert switch.get_attribute("aria-pressed") == "false"
     page.emulate_media(color_scheme="dark")  # the system's choice, while none is made here
     assert ground() < 150
-    assert switch.get_attribute("aria-pressed") == "true"
+    page.wait_for_selector("#theme[aria-pressed=true]")  # the page hears of it after the colours have changed
     switch.click()
     assert ground() > 600
     page.reload()

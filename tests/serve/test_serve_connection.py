@@ -144,6 +144,11 @@ def test_who_hangs_up_is_no_longer_worked_for(live_one: "Live", monkeypatch: pyt
 def test_more_connections_than_are_taken_are_refused(live_one: "Live") -> None:
     lines = [socket.create_connection(("127.0.0.1", live_one.port), timeout=10) for _ in range(6)]
     try:
+        taken = live_one.server.server_state.connections
+        end = time.monotonic() + 10
+        while len(taken) < len(lines):  # a connection is one for the kernel before it is one for the service
+            assert time.monotonic() < end
+            time.sleep(0.01)
         lines[0].sendall(HEAD + b"\r\n")
         assert b"503" in lines[0].recv(65536)
     finally:
