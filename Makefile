@@ -55,7 +55,7 @@ docs: $(DOCS)
 	@echo "docs/_build/html/index.html"
 
 bench: $(BENCH)
-	@for script in $(sort $(wildcard benchmarks/*_speed.py)); do \
+	@for script in $(sort $(wildcard benchmarks/*_speed.py)) benchmarks/step_profile.py; do \
 		echo "$$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 

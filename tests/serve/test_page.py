@@ -525,6 +525,26 @@ def test_the_language_is_switched_and_kept(seen: "Callable[..., Seen]") -> None:
     assert page.locator("html").get_attribute("lang") == "zh-CN"
 
 
+def test_what_the_service_refuses_is_told_in_the_language(seen: "Callable[..., Seen]") -> None:
+    from manyheads.serve.problems import PROBLEMS
+
+    one = seen()
+    one.allowed = re.compile("422")
+    page = one.open()
+    texts = page.evaluate("async () => (await import('/page/words.js')).PROBLEMS")
+    assert list(texts) == ["zh"]  # the service speaks English itself
+    assert list(texts["zh"]) == list(PROBLEMS)
+    page.click("#language-zh")
+    page.click("#tab-file")
+    choose(page, b"a,b\nx,y\nz\n")
+    page.click("#file-go")
+    problem = page.locator("#file-problem")
+    problem.wait_for()
+    said = problem.inner_text()
+    assert said.startswith("内容不符合要求\uff1a")
+    assert "row 2 (line 3)" in said
+
+
 CONTRAST = """
 () => {
   const parse = (color) => {

@@ -1,6 +1,6 @@
 // The service over HTTP: requests, the token, and what went wrong in words. Knows paths; must not know what is drawn.
 
-import { number, say } from "./words.js";
+import { number, say, trouble } from "./words.js";
 
 const TOKEN = "manyheads.token";
 let token = null;
@@ -49,7 +49,7 @@ export async function request(path, { body, type = "application/json", signal } 
   if (answer.ok) return answer;
   if (answer.status === 401) guarded = true;
   let detail = "";
-  try { detail = (await answer.json()).detail ?? ""; } catch { /* no problem document */ }
+  try { detail = trouble(await answer.json()); } catch { /* no problem document */ }
   if (answer.status === 429 || answer.status === 503) {
     const seconds = answer.headers.get("Retry-After");
     if (seconds) detail = `${say("busy", { seconds: number(Number(seconds)) })} ${detail}`.trim();

@@ -354,6 +354,33 @@ export function translate(root = document) {
   document.title = say("title");
 }
 
+// What the service calls a sort of problem, by the last part of the document's `type`. Its own words are English.
+const PROBLEMS = {
+  zh: {
+    malformed: "请求无法读取",
+    unauthorized: "需要令牌",
+    "not-found": "这里什么也没有",
+    method: "不接受这种方法",
+    slow: "请求发送得太慢",
+    "too-large": "超过了一次能接收的量",
+    "media-type": "不接受这种媒体类型",
+    invalid: "内容不符合要求",
+    "unknown-task": "没有这个任务",
+    "queue-full": "等待的请求太多",
+    headers: "请求头太长",
+    failed: "处理时出错",
+    "not-offered": "此服务不提供这项功能",
+    stopping: "服务正在停止",
+    timeout: "用时太久",
+  },
+};
+
+/** A problem document's sort and detail in the language; in the service's own, the detail says it all. */
+export function trouble({ type = "", detail = "" }) {
+  const sort = PROBLEMS[now]?.[type.split("#").pop()];
+  return sort && detail ? `${sort}：${detail}` : sort ?? detail;
+}
+
 /** The examples of a way to ask, in the language. */
 export const examples = (mode) => EXAMPLES[now][mode];
 
@@ -378,4 +405,4 @@ export const duration = (seconds) => seconds < 90
   ? say("seconds", { count: number(seconds, seconds < 10 ? 1 : 0) })
   : say("minutes", { count: number(seconds / 60, 0) });
 
-export { TEXTS };
+export { PROBLEMS, TEXTS };
