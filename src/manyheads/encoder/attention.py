@@ -25,7 +25,7 @@ from manyheads.errors import InputError, nearest
 from manyheads.native import attention as kernel
 from manyheads.native.library import Library, describe, library
 
-__all__ = ["BACKENDS", "attention_weights", "choose_backend", "described"]
+__all__ = ["BACKENDS", "attention_weights", "choose_backend", "described", "runs_native"]
 
 
 class Backend(Protocol):
@@ -52,6 +52,11 @@ def _chosen(name: str | None) -> str:
             f"attention backend {wanted!r}: expected one of {', '.join(BACKENDS)}{nearest(wanted, BACKENDS)}"
         )
     return wanted
+
+
+def runs_native(backend: Backend) -> bool:
+    """Whether a backend on the CPU is the C++ kernel's wherever that reads the tensors."""
+    return backend is automatic or backend is native
 
 
 def described(

@@ -21,6 +21,7 @@ from manyheads.encoder.layers import AddNorm, Linear, Residual
 from manyheads.encoder.layout import spread
 from manyheads.encoder.ragged import Ragged, kept, pad, pad_square
 from manyheads.encoder.sources import resolve
+from manyheads.encoder.stack import Stack
 from manyheads.errors import InputError
 
 __all__ = ["Encoder", "EncoderOutput", "Shape", "States"]
@@ -249,6 +250,7 @@ class Encoder(nn.Module):
             for _ in range(shape.layers)
         )
         self.pooler = Pooler(shape.hidden)
+        self._stack = Stack()
 
     @classmethod
     def from_pretrained(
@@ -309,6 +311,10 @@ class Encoder(nn.Module):
         if words is not None and whole is not ragged:
             words = torch.cat([words, words.new_zeros(whole.tokens - ragged.tokens, words.shape[1])])
         x: Residual = self.embeddings(whole, words)
+        if self.training or torch.is_grad_enabled():
+            self._stack.forget()  # whoever trains moves the weights behind its back
+        elif not all_layers and (last := self._stack.run(self.layers, x, whole, rows)) is not None:
+            return States(last, ragged, self.pooler, (), self.shape.causal)
         kept = [x.exact] if all_layers else []
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, whole, rows=rows if number == len(self.layers) else None)
@@ -354,6 +360,8 @@ class Encoder(nn.Module):
         places = inputs_embeds[..., 0].detach().long() * 0 if input_ids is None else input_ids  # type: ignore[index]
         ragged = Ragged.of_padded(places, attention_mask, token_type_ids, position_ids)
         ragged.check(self.shape.vocabulary, self.shape.positions, self.shape.segments)
+        if self.training or torch.is_grad_enabled():
+            self._stack.forget()
         keep = kept(attention_mask, places.shape[0], places.shape[1], places.device)
         weights: list[Tensor] | None = [] if output_attentions else None
         x = self.embeddings(ragged, None if inputs_embeds is None else inputs_embeds[keep])

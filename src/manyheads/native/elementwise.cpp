@@ -72,25 +72,6 @@ struct Keep {
     }
 };
 
-// The upper tail of the normal distribution at |x|, and e^(−x²/2): erfc by formula 7.1.26 of Abramowitz and Stegun,
-// whose error is below 1.5e-7.
-struct Normal {
-    floats below, bell;
-
-    explicit AT_ONCE Normal(floats x) {
-        floats z = larger(x, -x) * 0.70710678f;
-        bell = exponential(-z * z);
-        floats t = 1.f / (1.f + 0.3275911f * z);
-        floats p = all(1.061405429f);
-        p = p * t - 1.453152027f;
-        p = p * t + 1.421413741f;
-        p = p * t - 0.284496736f;
-        p = p * t + 0.254829592f;
-        floats tail = 0.5f * p * t * bell;
-        below = x >= 0.f ? 1.f - tail : tail;  // a NaN stays one through `tail`
-    }
-};
-
 // Adds pieces [pieces, width] into total [width], in their order.
 void fold(const float* pieces, float* total, int64_t count, int64_t width) {
     for (int64_t j = 0; j < width; j += LANES) {

@@ -1,0 +1,133 @@
+"""All layers of the encoder in one call, where nobody asks for gradients and the processor has the kernel for it.
+
+Knows the modules of a layer and the kernel that reads their weights. Must not know embeddings, heads or tasks.
+
+Between the products of a short batch Python and torch take as long as the products themselves; here they are passed
+once a batch instead of some twenty times a layer. Rows are rounded where the layers' own way rounds them, biases are
+not.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manyheads.encoder.attention import runs_native
+from manyheads.encoder.layers import AddNorm, Linear, Residual, native
+from manyheads.encoder.ragged import Ragged
+from manyheads.native import forward as kernel
+from manyheads.native.library import Library
+
+__all__ = ["Stack"]
+
+
+class Stack:
+    """The layers' weights as the kernel reads them: packed when they are first asked for, and when one has changed.
+
+    Training moves weights without raising their version counters; who trains says `forget`.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Any, kernel.Layers | None] | None = None
+        self._able: bool | None = None
+
+    def forget(self) -> None:
+        """Pack again when asked."""
+        self._kept = None
+
+    def run(self, modules: nn.ModuleList, x: Residual, ragged: Ragged, rows: Tensor | None) -> Tensor | None:
+        """The last states [T, H], those of tokens that are not among `rows` zero; None where it cannot be done so.
+
+        What `x` holds is overwritten.
+        """
+        library = native(x.exact, x.low)
+        if library is None or x.low.dtype is not torch.bfloat16 or x.exact.dtype is not torch.float32:
+            return None
+        if self._able is None:
+            self._able = kernel.able(library)
+        layers = self._packed(modules, library) if self._able else None
+        if layers is None:
+            return None
+        attention: Any = modules[0].attention
+        states = kernel.forward(
+            library,
+            layers,
+            x.exact,
+            x.low,
+            ragged.cu_seqlens,
+            ragged.longest_first,
+            attention.heads,
+            attention.causal,
+            attention.norm.eps,
+            rows,
+        )
+        return states if rows is None else states.new_zeros(x.exact.shape).index_copy(0, rows, states)
+
+    def _packed(self, modules: nn.ModuleList, library: Library) -> kernel.Layers | None:
+        """The layers for the kernel; None where one is not as it expects them."""
+        parts = [parts for module in modules for parts in _parts(module)]
+        if any(each is None for each in parts):
+            return None
+        key = [(each._version, each.data_ptr()) for each in parts if each is not None]
+        kept = self._kept  # another thread may forget it meanwhile
+        if kept is None or kept[0] != key:
+            kept = self._kept = key, _laid([each for each in parts if each is not None], library)
+        return kept[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
+        return Stack()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stack, ()
+
+
+def _parts(layer: nn.Module) -> Iterator[Tensor | None]:
+    """A layer's parameters in the kernel's order; a None where a module is another than ours, or is watched.
+
+    Straight from the modules' tables: some seventy of them are looked up for each batch.
+    """
+    attention, feedforward = layer._modules["attention"], layer._modules["feedforward"]
+    assert attention is not None
+    assert feedforward is not None
+    if any(each._forward_hooks or each._forward_pre_hooks for each in (layer, attention, feedforward)):
+        yield None
+        return
+    backend: Any = attention.backend
+    if not runs_native(backend):
+        yield None
+        return
+    for holder, name, kind in (
+        (attention, "qkv", Linear),
+        (attention, "output", Linear),
+        (feedforward, "up", Linear),
+        (feedforward, "down", Linear),
+        (attention, "norm", AddNorm),
+        (feedforward, "norm", AddNorm),
+    ):
+        module = holder._modules[name]
+        if type(module) is not kind or (isinstance(module, Linear) and module.compute is not torch.bfloat16):
+            yield None
+            return
+        yield module._parameters["weight"]
+        yield module._parameters["bias"]
+
+
+def _laid(parts: list[Tensor], library: Library) -> kernel.Layers | None:
+    """Parameters of all layers, packed; None for sizes or dtypes that the kernel does not read."""
+    count = kernel.PARTS
+    hidden, intermediate = parts[1].numel() // 3, parts[5].numel()
+    if any(
+        each.dtype is not torch.float32 or each.device.type != "cpu" or not each.is_contiguous()
+        for each in parts
+    ):
+        return None
+    if hidden % kernel.PANEL or intermediate % kernel.PANEL:
+        return None
+    layers = []
+    for begin in range(0, len(parts), count):
+        own = [each.detach() for each in parts[begin : begin + count]]
+        for place in range(0, 8, 2):
+            own[place] = kernel.pack(library, own[place].to(torch.bfloat16))
+        layers.append(own)
+    return kernel.Layers(layers)
