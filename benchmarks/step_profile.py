@@ -27,8 +27,12 @@ from side_by_side.models import SIZES, model_folder
 from side_by_side.rounds import ENVIRONMENT, interleaved
 from side_by_side.rows import data_folder, read_table
 
-CONTENDERS = {"native": "with the kernels", "torch": "without them"}
-GROUPS = ("products", "attention", "elementwise", "optimiser", "Python, tokenising and the rest")
+CONTENDERS = {
+    "native": "with the kernels",
+    "layers": "with them, but layer by layer where no gradients are asked for",
+    "torch": "without them",
+}
+GROUPS = ("all layers in one call", "products", "attention", "elementwise", "optimiser", "Python, tokenising and the rest")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "addbmm", "dot", "mv")
 BATCH, MAX_LENGTH, WARM_UP = 32, 128, 20
 READ = 512
@@ -40,6 +44,8 @@ def group_of(name: str, within: list[str]) -> str:
     for outer in [name, *within]:
         if outer.startswith("optimiser"):
             return "optimiser"
+        if outer == "native::forward":
+            return GROUPS[0]
         if "attention" in outer or "Attention" in outer:
             return "attention"
     plain = name.rpartition("::")[2].strip("_")
@@ -197,6 +203,10 @@ def contend(options: argparse.Namespace) -> None:
     """What one process does."""
     if options.contender == "torch":
         os.environ["MANYHEADS_NATIVE"] = "off"
+    if options.contender == "layers":
+        from manyheads.native import forward
+
+        forward.able = lambda library: False
     answer: dict[str, Any] = {"training": training(options), "inference": reading(options)}
     answer["ms a step"] = answer["training"]["plain_milliseconds"]
     options.answer.write_text(json.dumps(answer), encoding="utf-8")

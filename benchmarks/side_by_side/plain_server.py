@@ -78,7 +78,8 @@ if __name__ == "__main__":
     number = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
     folders = dict(one.split("=", 1) for one in chosen.tasks)
     app = application({name: Task(Path(folder), number) for name, folder in folders.items()}, chosen.way)
-    with socket.socket() as taken:
+    # As `uvicorn.run` makes it: with its protocol, by which asyncio tells connections that are to send at once.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1024)
         print(f"serving at http://127.0.0.1:{taken.getsockname()[1]}", flush=True)

@@ -141,6 +141,16 @@ def test_who_hangs_up_is_no_longer_worked_for(live_one: "Live", monkeypatch: pyt
     assert passes < 50
 
 
+def test_answers_are_sent_at_once(live_one: "Live") -> None:
+    assert live_one.socket.proto == socket.IPPROTO_TCP  # what asyncio goes by
+    with socket.create_connection(("127.0.0.1", live_one.port), timeout=10) as line:
+        line.sendall(HEAD + b"\r\n")
+        assert line.recv(65536)
+        (taken,) = live_one.server.server_state.connections
+        ours = taken.transport.get_extra_info("socket")  # type: ignore[union-attr]
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_more_connections_than_are_taken_are_refused(live_one: "Live") -> None:
     lines = [socket.create_connection(("127.0.0.1", live_one.port), timeout=10) for _ in range(6)]
     try:
