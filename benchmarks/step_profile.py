@@ -32,7 +32,14 @@ CONTENDERS = {
     "layers": "with them, but layer by layer where no gradients are asked for",
     "torch": "without them",
 }
-GROUPS = ("all layers in one call", "products", "attention", "elementwise", "optimiser", "Python, tokenising and the rest")
+GROUPS = (
+    "all layers in one call",
+    "products",
+    "attention",
+    "elementwise",
+    "optimiser",
+    "Python, tokenising and the rest",
+)
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "addbmm", "dot", "mv")
 BATCH, MAX_LENGTH, WARM_UP = 32, 128, 20
 READ = 512

@@ -29,8 +29,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):
         raise InputError(f"--host {host!r}: no such address") from None
-    # With its protocol, by which asyncio tells connections that are to send at once (TCP_NODELAY): without it the second
-    # part of an answer waited for the client's acknowledgement of the first, 40 ms.
+    # With its protocol, by which asyncio tells connections that are to send at once (TCP_NODELAY): without it the
+    # second part of an answer waited for the client's acknowledgement of the first, 40 ms.
     taken = socket.socket(family, kind, protocol)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
