@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from side_by_side import record
+from side_by_side import command, record
 from side_by_side.machine import describe, machine
 from side_by_side.models import model_folder
 from side_by_side.rounds import ENVIRONMENT, interleaved, median, ratio
@@ -177,22 +177,11 @@ def compare(options: argparse.Namespace) -> None:
 
 def options() -> argparse.Namespace:
     """The command line; `--contender` is how the script calls itself."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder of the data sets (default MANYHEADS_DATA)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = command.arguments(__doc__, rounds=5, hidden=("--model",))
     parser.add_argument("--rows", type=int, default=0, help="only so many texts: to try the script")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the records")
-    for hidden in ("--model", "--answer"):
-        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    chosen = options()
-    if chosen.contender:
-        contend(chosen)
-    else:
-        compare(chosen)
+    command.run(options(), contend, compare)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from side_by_side import record
+from side_by_side import command, record
 from side_by_side.embedders import EMBEDDERS, Vectors, embedder, prepared
 from side_by_side.machine import describe, machine
 from side_by_side.models import SIZES, model_folder
@@ -249,16 +249,9 @@ def shown(contender: str) -> str:
 
 def options() -> argparse.Namespace:
     """The command line; `--contender` is how the script calls itself."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder of the data sets (default MANYHEADS_DATA)")
+    parser = command.arguments(__doc__, rounds=5, hidden=("--model", "--graphs"))
     parser.add_argument("--size", choices=SIZES, default="minilm")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=0, help="only so many texts: to try the script")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the records")
-    for hidden in ("--model", "--graphs", "--answer"):
-        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.contender and said.contender.partition("@")[0] not in EMBEDDERS:
@@ -267,8 +260,4 @@ def options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    chosen = options()
-    if chosen.contender:
-        contend(chosen)
-    else:
-        compare(chosen)
+    command.run(options(), contend, compare)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from side_by_side import record
+from side_by_side import command, record
 from side_by_side.embedders import EMBEDDERS, embedder, prepared
 from side_by_side.machine import describe, machine
 from side_by_side.models import SIZES, model_folder
@@ -147,23 +147,12 @@ def compare(options: argparse.Namespace) -> None:
 
 def options() -> argparse.Namespace:
     """The command line; `--contender` is how the script calls itself."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder of the data sets (default MANYHEADS_DATA)")
+    parser = command.arguments(__doc__, rounds=5, hidden=("--model", "--graphs"))
     parser.add_argument("--size", choices=SIZES, default="minilm")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=0, help="only so many texts: to try the script")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the records")
-    for hidden in ("--model", "--graphs", "--answer"):
-        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=EMBEDDERS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    chosen = options()
-    if chosen.contender:
-        contend(chosen)
-    else:
-        compare(chosen)
+    command.run(options(), contend, compare)

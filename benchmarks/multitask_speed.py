@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from side_by_side import record
+from side_by_side import command, record
 from side_by_side.machine import describe, machine
 from side_by_side.models import SIZES, model_folder
 from side_by_side.rounds import ENVIRONMENT, interleaved, median, ratio
@@ -194,24 +194,13 @@ def compare(options: argparse.Namespace) -> None:
 
 def options() -> argparse.Namespace:
     """The command line; `--contender` is how the script calls itself."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder of the data sets (default MANYHEADS_DATA)")
+    parser = command.arguments(__doc__, rounds=3, hidden=("--model", "--folder"))
     parser.add_argument("--device", choices=CLAIM, default="cpu")
     parser.add_argument("--size", choices=SIZES, default="minilm")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=0, help="only so many rows a task: to try the script")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the records")
-    for hidden in ("--model", "--folder", "--answer"):
-        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    chosen = options()
-    if chosen.contender:
-        contend(chosen)
-    else:
-        compare(chosen)
+    command.run(options(), contend, compare)

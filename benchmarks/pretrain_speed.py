@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from side_by_side import record
+from side_by_side import command, record
 from side_by_side.machine import describe, machine
 from side_by_side.rounds import ENVIRONMENT, interleaved, median, ratio
 from side_by_side.rows import data_folder
@@ -641,10 +641,7 @@ def usual_settings(device: str, asked: Size) -> dict[str, int]:
 
 def options() -> argparse.Namespace:
     """The command line; `--contender` is how the script calls itself."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder of the data sets (default MANYHEADS_DATA)")
+    parser = command.arguments(__doc__, rounds=3, hidden=("--text", "--vocabulary"))
     parser.add_argument("--synthetic", action="store_true", help="made-up text, as where there is no other")
     parser.add_argument("--documents", type=int, default=0, help="how many are read (default: 12; GPU: 40)")
     parser.add_argument(
@@ -664,13 +661,9 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, default=0, help="of each contender in each round (default: 60; GPU: 200)"
     )
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=DEFAULT)
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the records")
-    for hidden in ("--text", "--vocabulary", "--answer"):
-        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     for name, usual in usual_settings(chosen.device, chosen.size).items():
@@ -684,8 +677,4 @@ def options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    settings = options()
-    if settings.contender:
-        contend(settings)
-    else:
-        compare(settings)
+    command.run(options(), contend, compare)

@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from side_by_side import record
+from side_by_side import command, record
 from side_by_side.machine import describe, machine
 from side_by_side.rounds import interleaved, median, ratio
 from side_by_side.rows import data_folder, drawn, read_table
@@ -471,22 +471,16 @@ def _overload_told(found: dict[str, Any], about: str) -> str:
 
 def options() -> argparse.Namespace:
     """The command line; `--contender` is how the script calls itself."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, help="folder of the data sets (default MANYHEADS_DATA)")
+    parser = command.arguments(__doc__, rounds=3, hidden=())
     parser.add_argument("--model", default="minilm", help="the encoder's folder or name (default minilm)")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, help="for each number of clients (default 5, quick 3)")
     parser.add_argument("--warm", type=float, default=1.0, help="seconds before them that do not count")
     parser.add_argument("--quick", action="store_true", help="does it run at all? One round of 3 s each")
     parser.add_argument("--overload", action="store_true", help="offer ten times of what can be answered")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the records")
     parser.add_argument(
         "--prepared", type=Path, help="folder to keep the run and texts in, and to take them from"
     )
-    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--best", default="{}", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -497,8 +491,4 @@ def options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    chosen = options()
-    if chosen.contender:
-        contend(chosen)
-    else:
-        compare(chosen)
+    command.run(options(), contend, compare)

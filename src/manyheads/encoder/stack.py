@@ -7,7 +7,6 @@ once a batch instead of some twenty times a layer. Rows are rounded where the la
 not.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -66,13 +65,16 @@ class Stack:
 
     def _packed(self, modules: nn.ModuleList, library: Library) -> kernel.Layers | None:
         """The layers for the kernel; None where one is not as it expects them."""
-        parts = [parts for module in modules for parts in _parts(module)]
-        if any(each is None for each in parts):
-            return None
-        key = [(each._version, each.data_ptr()) for each in parts if each is not None]
+        layers = []
+        for module in modules:
+            parts = _parts(module)
+            if parts is None:
+                return None
+            layers.append(parts)
+        key = [(each._version, each.data_ptr()) for parts in layers for each in parts]
         kept = self._kept  # another thread may forget it meanwhile
         if kept is None or kept[0] != key:
-            kept = self._kept = key, _laid([each for each in parts if each is not None], library)
+            kept = self._kept = key, _laid(layers, library)
         return kept[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
@@ -82,21 +84,18 @@ class Stack:
         return Stack, ()
 
 
-def _parts(layer: nn.Module) -> Iterator[Tensor | None]:
-    """A layer's parameters in the kernel's order; a None where a module is another than ours, or is watched.
+def _parts(layer: nn.Module) -> list[Tensor] | None:
+    """A layer's parameters in the kernel's order; None where a module is another than ours, or is watched.
 
     Straight from the modules' tables: some seventy of them are looked up for each batch.
     """
-    attention, feedforward = layer._modules["attention"], layer._modules["feedforward"]
-    assert attention is not None
-    assert feedforward is not None
+    attention: Any = layer._modules["attention"]
+    feedforward: Any = layer._modules["feedforward"]
     if any(each._forward_hooks or each._forward_pre_hooks for each in (layer, attention, feedforward)):
-        yield None
-        return
-    backend: Any = attention.backend
-    if not runs_native(backend):
-        yield None
-        return
+        return None
+    if not runs_native(attention.backend):
+        return None
+    found: list[Tensor] = []
     for holder, name, kind in (
         (attention, "qkv", Linear),
         (attention, "output", Linear),
@@ -107,27 +106,26 @@ def _parts(layer: nn.Module) -> Iterator[Tensor | None]:
     ):
         module = holder._modules[name]
         if type(module) is not kind or (isinstance(module, Linear) and module.compute is not torch.bfloat16):
-            yield None
-            return
-        yield module._parameters["weight"]
-        yield module._parameters["bias"]
+            return None
+        parameters: Any = module._parameters
+        found += (parameters["weight"], parameters["bias"])
+    return found
 
 
-def _laid(parts: list[Tensor], library: Library) -> kernel.Layers | None:
-    """Parameters of all layers, packed; None for sizes or dtypes that the kernel does not read."""
-    count = kernel.PARTS
-    hidden, intermediate = parts[1].numel() // 3, parts[5].numel()
-    if any(
-        each.dtype is not torch.float32 or each.device.type != "cpu" or not each.is_contiguous()
-        for each in parts
-    ):
-        return None
+def _laid(layers: list[list[Tensor]], library: Library) -> kernel.Layers | None:
+    """The layers' parameters, packed; None for sizes or dtypes that the kernel does not read."""
+    hidden, intermediate = layers[0][1].numel() // 3, layers[0][5].numel()
     if hidden % kernel.PANEL or intermediate % kernel.PANEL:
         return None
-    layers = []
-    for begin in range(0, len(parts), count):
-        own = [each.detach() for each in parts[begin : begin + count]]
+    packed = []
+    for parts in layers:
+        if any(
+            each.dtype is not torch.float32 or each.device.type != "cpu" or not each.is_contiguous()
+            for each in parts
+        ):
+            return None
+        own = [each.detach() for each in parts]
         for place in range(0, 8, 2):
             own[place] = kernel.pack(library, own[place].to(torch.bfloat16))
-        layers.append(own)
-    return kernel.Layers(layers)
+        packed.append(own)
+    return kernel.Layers(packed)

@@ -37,7 +37,7 @@ from manyheads.files import write_json
 from manyheads.model import Model, Network
 from manyheads.tasks.head import Head
 
-__all__ = ["Chosen", "choose", "load", "write", "write_graph"]
+__all__ = ["Chosen", "choose", "load", "silent", "write", "write_graph"]
 
 _GRAPH = "model.onnx"
 _OWN_NAMES = ("input_ids", "attention_mask", "token_type_ids", "partner", "marks", EMBEDDING)
@@ -129,9 +129,9 @@ def write(model: Model, place: str | Path, tasks: Iterable[str] | None = None) -
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Without what the exporter tells developers of torch."""
-    logger = logging.getLogger("torch.onnx")
+def silent(library: str) -> Iterator[None]:
+    """Without warnings, and what a library tells its own developers by its logger."""
+    logger = logging.getLogger(library)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -153,7 +153,7 @@ def write_graph(path: Path, padded: PaddedNetwork, heads: Mapping[str, Head], se
     square = {0: batch, 1: length}
     shapes = [{0: batch} if name == "partner" else square for name in padded.inputs]
     outputs = [EMBEDDING, *(one for name, head in heads.items() for one in outputs_of(name, head))]
-    with _silent(), torch.no_grad():
+    with silent("torch.onnx"), torch.no_grad():
         program: Any = torch.onnx.export(
             padded,
             tuple(given[name] for name in padded.inputs),

@@ -7,12 +7,10 @@ One encoder cannot be int8 for one head and float for the next. So there are up 
 graph that was not measured for it.
 """
 
-import logging
 import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -36,7 +34,7 @@ from manyheads.export.graph import (
     read_described,
     sealed,
 )
-from manyheads.export.onnx import Chosen, choose, write_graph
+from manyheads.export.onnx import Chosen, choose, silent, write_graph
 from manyheads.export.padded import outputs_of
 from manyheads.files import write_json
 from manyheads.model import Model
@@ -260,7 +258,8 @@ def _quantized(graph: Any, given: Sequence[Mapping[str, NDArray[np.int64]]]) -> 
     """The graph with products in int8, their scales set by what is given."""
     # Otherwise the library would tell its makers, over the network, that it was used.
     os.environ.setdefault("NNCF_CI", "1")
-    with _unheard():
+    # Its bars stand on standard output, which may be read by machines.
+    with silent("nncf"), redirect_stdout(StringIO()):
         import nncf
 
         return nncf.quantize(
@@ -269,20 +268,6 @@ def _quantized(graph: Any, given: Sequence[Mapping[str, NDArray[np.int64]]]) -> 
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(given),
         )
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Without what the library tells: its bars stand on standard output, which may be read by machines."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _in_hand(model: Model, chosen: Chosen, graph: Graph) -> GraphModel:

@@ -62,7 +62,7 @@ class OptimizerSettings(BaseModel):
 # --- Adam ------------------------------------------------------------------------------------------------
 
 
-def _move(
+def _adam(
     weights: list[Tensor],
     gradients: list[Tensor] | tuple[Tensor, ...],
     means: list[Tensor],
@@ -108,9 +108,14 @@ class _Moments(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        if any(weight.is_complex() for weight in self.param_groups[-1]["params"]):
-            self.param_groups.pop()
-            raise ValueError(f"{type(self).__name__} expects real parameters, found a complex one")
+        for weight in self.param_groups[-1]["params"]:
+            if expected := self._expected(weight):
+                self.param_groups.pop()
+                raise ValueError(f"{type(self).__name__} expects {expected}")
+
+    def _expected(self, weight: Tensor) -> str | None:
+        """What a weight should be, and what this one is; None where it is that."""
+        return "real parameters, found a complex one" if weight.is_complex() else None
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -123,6 +128,21 @@ class _Moments(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._move()
+        return loss
+
+    def _counted(self, weight: Tensor) -> dict[str, Any]:
+        """A weight's state, made where there is none, with one step more."""
+        state: dict[str, Any] = self.state[weight]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+            state["exp_avg"] = torch.zeros_like(weight)
+            state["exp_avg_sq"] = torch.zeros_like(weight)
+        state["step"] += 1
+        return state
+
+    def _move(self) -> None:
+        """Move every parameter that has a gradient."""
         for weight in (weight for group in self.param_groups for weight in group["params"]):
             if weight.grad is not None and weight.grad.layout is not torch.strided:
                 found = f"a sparse gradient of shape {tuple(weight.shape)}"
@@ -130,16 +150,12 @@ class _Moments(Optimizer):
         for group in self.param_groups:
             moving = [weight for weight in group["params"] if weight.grad is not None]
             for weight in moving:
-                if not self.state[weight]:
-                    self.state[weight]["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
-                    self.state[weight]["exp_avg"] = torch.zeros_like(weight)
-                    self.state[weight]["exp_avg_sq"] = torch.zeros_like(weight)
-                self.state[weight]["step"] += 1
+                self._counted(weight)
             # A GPU wants all weights in a few kernels; a CPU wants one weight at a time, still in its cache.
             together = all(weight.is_cuda for weight in moving)
             for batch in [moving] if moving and together else [[weight] for weight in moving]:
                 states = [self.state[weight] for weight in batch]
-                _move(
+                _adam(
                     batch,
                     [weight.grad for weight in batch],
                     [state["exp_avg"] for state in states],
@@ -148,7 +164,6 @@ class _Moments(Optimizer):
                     **{key: group[key] for key in ("lr", "betas", "eps", "weight_decay")},
                     decoupled=self.decoupled,
                 )
-        return loss
 
 
 class Adam(_Moments):
@@ -183,7 +198,7 @@ class AdamW(_Moments):
         super().__init__(params, lr, betas, eps, weight_decay)
 
 
-class NativeAdamW(Optimizer):
+class NativeAdamW(AdamW):
     """AdamW by native kernels, one pass over memory; the state has torch's names and shapes.
 
     A table whose gradient is given by rows (sparse, one sparse dimension: 0 elsewhere) costs what those rows cost.
@@ -206,29 +221,14 @@ class NativeAdamW(Optimizer):
         self._behind: dict[Tensor, _Behind] = {}
         self.scale = 1.0
         """What the next step multiplies gradients by; then it is 1 again."""
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(params, lr, betas, eps, weight_decay)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        _check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-        for weight in self.param_groups[-1]["params"]:
-            if not kernels.takes(weight):
-                self.param_groups.pop()
-                raise ValueError(
-                    f"NativeAdamW expects contiguous float32 on the CPU, found {weight.dtype} on {weight.device}"
-                )
+    def _expected(self, weight: Tensor) -> str | None:
+        if kernels.takes(weight):
+            return None
+        return f"contiguous float32 on the CPU, found {weight.dtype} on {weight.device}"
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every parameter that has a gradient; `closure` computes the loss anew and returns it."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _move(self) -> None:
         native = _kernels()
         for group in self.param_groups:
             settings = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
@@ -236,12 +236,7 @@ class NativeAdamW(Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                state = self.state[weight]
-                if not state:
-                    state["step"] = torch.zeros((), dtype=torch.float32)
-                    state["exp_avg"] = torch.zeros_like(weight)
-                    state["exp_avg_sq"] = torch.zeros_like(weight)
-                state["step"] += 1
+                state = self._counted(weight)
                 if weight.grad.is_sparse:
                     self._move_rows(native, weight, state["step"].item(), settings)
                 else:
@@ -261,7 +256,6 @@ class NativeAdamW(Optimizer):
                 )
                 torch.autograd.graph.increment_version(weights)
         self.scale = 1.0
-        return loss
 
     def _move_rows(self, native: Library, weight: Tensor, count: float, settings: Mapping[str, Any]) -> None:
         assert weight.grad is not None

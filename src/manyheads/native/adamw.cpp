@@ -58,15 +58,6 @@ struct Step {
     }
 };
 
-INLINE floats read(const float* p, int64_t n) { return n >= LANES ? load(p) : load(p, (int)n); }
-
-INLINE void write(float* p, floats v, int64_t n) {
-    if (n >= LANES)
-        store(p, v);
-    else
-        store(p, v, (int)n);
-}
-
 // Of `count` weights the addresses p, g, m, v and how many numbers each has.
 struct Weight {
     float* p;

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manyheads.native.library import INTEGER, POINTER, REAL, WORD, Library, threads
 
-__all__ = ["backward", "forward", "takes"]
+__all__ = ["backward", "check_sequences", "forward", "takes"]
 
 _FORWARD = (*(POINTER,) * 5, *(INTEGER,) * 5, REAL, WORD, INTEGER)
 _BACKWARD = (*(POINTER,) * 6, *(INTEGER,) * 5, REAL, WORD, INTEGER)
@@ -96,8 +96,13 @@ def _check(qkv: Tensor, starts: Tensor, order: Tensor) -> None:
         raise ValueError(
             f"expected contiguous [T, 3, heads, d] on the CPU, found {list(qkv.shape)}, {qkv.dtype}"
         )
+    check_sequences(starts, order, qkv.shape[0])
+
+
+def check_sequences(starts: Tensor, order: Tensor, tokens: int) -> None:
+    """ValueError where sequences do not end at row `tokens`, or are not told as the kernels read them."""
     for each in (starts, order):
         if each.dtype is not torch.int32 or each.device.type != "cpu" or not each.is_contiguous():
             raise ValueError("starts and order: expected contiguous int32 tensors on the CPU")
-    if len(starts) != len(order) + 1 or int(starts[-1]) != qkv.shape[0]:
-        raise ValueError(f"sequences that end at row {int(starts[-1])} of {qkv.shape[0]}")
+    if len(starts) != len(order) + 1 or int(starts[-1]) != tokens:
+        raise ValueError(f"sequences that end at row {int(starts[-1])} of {tokens}")

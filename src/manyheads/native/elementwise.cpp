@@ -20,20 +20,6 @@ namespace {
 
 constexpr int64_t PIECE = 32;  // rows that are summed before they meet the others
 
-// n lanes, or all of them where n is LANES or more.
-template <class E>
-INLINE floats read(const E* p, int64_t n) {
-    return n >= LANES ? load(p) : load(p, (int)n);
-}
-
-template <class E>
-INLINE void write(E* p, floats v, int64_t n) {
-    if (n >= LANES)
-        store(p, v);
-    else
-        store(p, v, (int)n);
-}
-
 INLINE words lanes() {
     words v;
     for (int i = 0; i < LANES; i++) v[i] = (uint32_t)i;

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from manyheads.native.attention import check_sequences
 from manyheads.native.library import INTEGER, POINTER, REAL, Library, threads
 
 __all__ = ["PANEL", "PARTS", "Layers", "able", "forward", "pack", "product"]
@@ -114,11 +115,7 @@ def forward(
         raise ValueError("expected contiguous rows on the CPU")
     if hidden != layers.hidden or hidden % heads:
         raise ValueError(f"rows of {hidden} for layers of {layers.hidden} and {heads} heads")
-    for each in (starts, order):
-        if each.dtype is not torch.int32 or each.device.type != "cpu" or not each.is_contiguous():
-            raise ValueError("starts and order: expected contiguous int32 tensors on the CPU")
-    if len(starts) != len(order) + 1 or int(starts[-1]) != tokens:
-        raise ValueError(f"sequences that end at row {int(starts[-1])} of {tokens}")
+    check_sequences(starts, order, tokens)
     few = None
     if rows is not None:
         if rows.dtype is not torch.int64 or rows.dim() != 1 or not rows.is_contiguous() or len(rows) > tokens:

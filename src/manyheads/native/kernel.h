@@ -129,6 +129,20 @@ INLINE void store(bf16* p, floats v, int n) {
 #endif
 }
 
+// n lanes, or all of them where n is LANES or more.
+template <class E>
+INLINE floats read(const E* p, int64_t n) {
+    return n >= LANES ? load(p) : load(p, (int)n);
+}
+
+template <class E>
+INLINE void write(E* p, floats v, int64_t n) {
+    if (n >= LANES)
+        store(p, v);
+    else
+        store(p, v, (int)n);
+}
+
 // The larger of each lane; b where one of them is NaN.
 INLINE floats larger(floats a, floats b) {
 #if WIDE_512

@@ -20,8 +20,6 @@ __all__ = ["FILE", "Labelling"]
 
 FILE = "the file"
 """What errors call it."""
-# What a prediction may add to a row, as `manyheads predict` does. An input column with one of these names is written
-# as `input.NAME`.
 
 _INPUTS = 256  # of a piece at most
 _CHARACTERS = 4  # a token, about: a piece has as many tokens as one pass of the encoder
