@@ -19,6 +19,7 @@ from manyheads.encoder.embeddings import Embeddings
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layers import AddNorm, Linear, Residual
 from manyheads.encoder.layout import spread
+from manyheads.encoder.products import by_onednn
 from manyheads.encoder.ragged import Ragged, kept, pad, pad_square
 from manyheads.encoder.sources import resolve
 from manyheads.encoder.stack import Stack
@@ -324,15 +325,16 @@ class Encoder(nn.Module):
         return States(tokens, ragged, self.pooler, tuple(layers), self.shape.causal)
 
     def _filled(self, ragged: Ragged) -> Ragged:
-        """The batch, in mixed-precision training on a CPU with sequences behind it that nobody reads, up to one of
-        16 numbers of rows an octave.
+        """The batch, in training where oneDNN multiplies with sequences behind it that nobody reads, up to one of 16
+        numbers of rows an octave.
 
-        The processor's library makes a new program for each product whose number of rows it has not met, which
-        costs about as much as the product; of ragged batches hardly two have the same.
+        oneDNN makes a new program for each product whose number of rows it has not met, which costs about as much as
+        the product; of ragged batches hardly two have the same.
         """
         step = 1 << max(0, (ragged.tokens // 16).bit_length() - 1)
         rows = -ragged.tokens % step
-        if not rows or not self.training or self.embeddings.compute is None or ragged.device.type != "cpu":
+        dtype = self.embeddings.compute or self.embeddings.norm.weight.dtype
+        if not rows or not self.training or not by_onednn(dtype, ragged.device):
             return ragged
         lengths = np.full(-(-rows // ragged.max_seqlen), ragged.max_seqlen)
         lengths[-1] = rows - lengths[:-1].sum()

@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from manyheads.encoder import products
+from manyheads.encoder.products import Then
 from manyheads.native import elementwise
 from manyheads.native.library import Library, library
-
-# oneDNN's products with prepared weights: part of torch's CPU builds, though not of its documented face.
-_CAN_LAY_OUT: bool = torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
-    hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
-)
 
 __all__ = [
     "AddNorm",
@@ -37,6 +34,7 @@ __all__ = [
     "gelu",
     "keep_mask",
     "native",
+    "product",
 ]
 
 
@@ -174,14 +172,14 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     return result
 
 
-class _MixedLinear(torch.autograd.Function):
-    """x Wᵀ + b, or GELU of that, with the products in bfloat16 and the parameters, and their gradients, in float32."""
+class _Product(torch.autograd.Function):
+    """x Wᵀ + b, or GELU of that, with the products in `dtype`, and the gradients in the dtypes of what they are of."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, then: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, then: Then) -> Tensor:
         low, low_weight = x.to(dtype), weight.to(dtype)
         ctx.dtypes = x.dtype, weight.dtype
-        y = _product(low, low_weight, bias.to(dtype))
+        y = products.linear(low, low_weight, bias.to(dtype))
         if then == "none":
             ctx.save_for_backward(low, low_weight)
             return y
@@ -199,20 +197,28 @@ class _MixedLinear(torch.autograd.Function):
             flat, sums = _gelu_backward(y.view_as(flat), flat)
         grad_input = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_input = (flat @ low_weight).view(low.shape).to(of_input)
+            grad_input = products.times(flat, low_weight).view(low.shape).to(of_input)
         if ctx.needs_input_grad[1]:
-            grad_weight = (flat.t() @ low.reshape(-1, low.shape[-1])).to(of_weight)
+            grad_weight = products.times(flat.t(), low.reshape(-1, low.shape[-1])).to(of_weight)
         if ctx.needs_input_grad[2]:
             grad_bias = (_columns(flat) if sums is None else sums).to(of_weight)
         return grad_input, grad_weight, grad_bias, None, None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x Wᵀ + b. Where oneDNN can it adds the bias itself: torch's own call first writes it into every row."""
-    if _CAN_LAY_OUT and x.dtype is torch.bfloat16 and x.device.type == "cpu" and x.numel():
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
-        return result
-    return F.linear(x, weight, bias)
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor, compute: torch.dtype | None, then: Then = "none"
+) -> Tensor:
+    """x Wᵀ + b, or GELU of that: multiplied in `compute` where the weight is float32, otherwise in its own dtype."""
+    dtype = _of_products(weight, compute)
+    if dtype is weight.dtype and not products.by_onednn(dtype, weight.device):
+        y = F.linear(x.to(dtype), weight, bias)
+        return gelu(y) if then == "gelu" else y
+    result: Tensor = _Product.apply(x, weight, bias, dtype, then)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _of_products(weight: Tensor, compute: torch.dtype | None) -> torch.dtype:
+    return weight.dtype if compute is None or weight.dtype is not torch.float32 else compute
 
 
 def _gelu_backward(x: Tensor, above: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -243,9 +249,9 @@ class Linear(nn.Module):
     """y = x Wᵀ + b. x: [rows, inputs] → [rows, outputs]; weight [outputs, inputs], bias [outputs].
 
     `compute` is None (multiply in the parameters' dtype) or a lower dtype for the product. Without gradients
-    the weights are converted once and kept until they change. Torch's fused optimisers move weights without
-    raising their version counters: a forward pass with gradients forgets the converted ones, and in training
-    mode, where a pass without gradients may stand before the step, none are kept.
+    the weights are converted, and laid out for the processor, once and kept until they change. Torch's fused
+    optimisers move weights without raising their version counters: a forward pass with gradients forgets the
+    converted ones, and in training mode, where a pass without gradients may stand before the step, none are kept.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -262,23 +268,13 @@ class Linear(nn.Module):
         """gelu(x Wᵀ + b): in one pass over memory where the processor's library offers it."""
         return self._product(x, "gelu")
 
-    def _product(self, x: Tensor, then: str) -> Tensor:
-        if self.compute is None or self.weight.dtype is not torch.float32:
-            y = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
-        elif torch.is_grad_enabled() and any(each.requires_grad for each in (x, self.weight, self.bias)):
+    def _product(self, x: Tensor, then: Then) -> Tensor:
+        dtype = _of_products(self.weight, self.compute)
+        learns = torch.is_grad_enabled() and any(each.requires_grad for each in (x, self.weight, self.bias))
+        if learns or (dtype is self.weight.dtype and not products.by_onednn(dtype, self.weight.device)):
             self._converted = None
-            mixed: Tensor = _MixedLinear.apply(x, self.weight, self.bias, self.compute, then)  # type: ignore[no-untyped-call]
-            return mixed
-        else:
-            weight, bias = self._low(self.compute)
-            low = x.to(self.compute)
-            if weight.is_mkldnn:
-                # oneDNN's own call, which torch's compiler uses too: weights laid out once for the processor,
-                # bias and GELU put in before the products leave the cache.
-                fused: Tensor = torch.ops.mkldnn._linear_pointwise(low, weight, bias, then, [], "none")
-                return fused
-            y = F.linear(low, weight, bias)
-        return gelu(y) if then == "gelu" else y
+            return product(x, self.weight, self.bias, self.compute, then)
+        return products.linear(x.to(dtype), *self._low(dtype), then)
 
     def _low(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The converted parameters; the version counters tell whether they still hold."""
@@ -286,9 +282,7 @@ class Linear(nn.Module):
             return self.weight.detach().to(dtype), self.bias.detach().to(dtype)
         key = (self.weight._version, self.bias._version, self.weight.data_ptr(), self.weight.device, dtype)
         if self._converted is None or self._converted[0] != key:
-            weight = self.weight.detach().to(dtype)
-            if dtype is torch.bfloat16 and weight.device.type == "cpu" and _CAN_LAY_OUT:
-                weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+            weight = products.laid_out(self.weight.detach().to(dtype))
             self._converted = key, weight, self.bias.detach().to(dtype)
         return self._converted[1:]
 

@@ -4,12 +4,11 @@ Knows states, marked tokens and the table of word vectors. Must not know texts, 
 """
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from manyheads.encoder.bert import States
 from manyheads.encoder.grouped import Grouped
-from manyheads.encoder.layers import Linear
+from manyheads.encoder.layers import Linear, product
 from manyheads.tasks.head import Head
 
 __all__ = ["MaskedLMHead"]
@@ -52,12 +51,5 @@ class MaskedLMHead(Head[Grouped]):
 
     def forward(self, vectors: Grouped) -> Grouped:
         x = self.norm(self.dense.then_gelu(vectors.rows).to(self.norm.weight.dtype))
-        return vectors.with_rows(self._product(x))
-
-    def _product(self, x: Tensor) -> Tensor:
         (words,) = self._words
-        if self.compute is None or x.dtype is not torch.float32:
-            return F.linear(x, words.weight, self.bias)
-        # Rounded for the product alone: parameters and gradients stay in float32.
-        with torch.autocast(x.device.type, dtype=self.compute):
-            return F.linear(x, words.weight, self.bias)
+        return vectors.with_rows(product(x, words.weight, self.bias, self.compute))
