@@ -73,3 +73,85 @@ def test_what_is_wrong_is_told_in_a_line(
 
 def test_a_corpus_that_is_not_there(tmp_path: Path, command: Any) -> None:
     assert "no such file or folder" in command.refused("vocab", tmp_path / "none", "--out", tmp_path / "out")
+
+
+RECIPE = """\
+name: text
+encoder: {size: tiny, vocab: nowhere}
+data: .
+tasks:
+  words:
+    kind: mlm
+    files: {train: [corpus/a.jsonl]}
+    text: body
+  again: {kind: mlm, files: {train: [corpus/a.jsonl]}, text: body, max_length: 32, head_of: words}
+  posts:
+    kind: mlm
+    files: {train: [posts.txt]}
+    format: json
+    text: content
+    clean: weibo
+    language: lines
+  next: {kind: nsp, pairs_of: words}
+"""
+
+
+@pytest.fixture
+def recipe(corpus: Path, tmp_path: Path) -> Path:
+    posts = [{"content": "笑死//@someone:在臺灣 😭😭"}, {"content": "好好好 http://t.cn/xyzq"}]
+    (tmp_path / "posts.txt").write_text(json.dumps(posts, ensure_ascii=False), encoding="utf-8")
+    path = tmp_path / "text.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def test_of_a_recipe_what_its_tasks_read(recipe: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    out = tmp_path / "out"
+    ended = command("vocab", recipe, "--size", 150, "--chinese", "--min-frequency", 1, "--out", out)
+    assert ended.status == 0, ended
+    # The texts of TEXTS once, though two tasks read them, and the posts as they are cleaned.
+    cleaned = ["笑死 在台湾 😭😭", "好好好"]
+    assert f"{sum(len(''.join(text.split())) for text in [*TEXTS, *cleaned]):,} characters" in ended.out
+    assert "1 broken documents were left out" in ended.err
+    vocabulary = (out / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    assert {"笑", "台", "😭"} <= set(vocabulary)
+    assert not {"臺", "@", "q"} & set(vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("more", "changed", "message"),
+    [
+        (("{corpus}",), {}, "expected either files and folders of documents or one recipe"),
+        (("--text", "body"), {}, "--text: a recipe says itself which column has the text"),
+        (("--strict",), {}, "row 4 (line 4): not JSON"),
+        ((), {"posts.txt": "gone.txt"}, "no such file"),
+        ((), {"kind: mlm": "kind: mml"}, "did you mean"),
+    ],
+)
+def test_a_recipe_that_does_not_fit(
+    recipe: Path,
+    corpus: Path,
+    tmp_path: Path,
+    command: Any,
+    more: tuple[str, ...],
+    changed: dict[str, str],
+    message: str,
+) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    for old, new in changed.items():
+        text = text.replace(old, new)
+    recipe.write_text(text, encoding="utf-8")
+    given = [one.format(corpus=corpus) for one in more]
+    assert message in command.refused("vocab", recipe, *given, "--size", 150, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_without_documents(tmp_path: Path, command: Any) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text(
+        "name: plain\nencoder: {from: minilm}\n"
+        "tasks: {mood: {kind: classification, files: {train: [a.csv]}, text: text}}\n",
+        encoding="utf-8",
+    )
+    told = command.refused("vocab", path, "--out", tmp_path / "out")
+    assert "has no task of kind mlm or nsp with files for training" in told

@@ -1,20 +1,24 @@
-"""`manyheads vocab CORPUS…`"""
+"""`manyheads vocab CORPUS…` or `manyheads vocab RECIPE`"""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from manyheads.cli.options import Quiet
+
+if TYPE_CHECKING:
+    from manyheads.data.documents import Documents
 
 
 def vocab(
     corpus: Annotated[
         list[Path],
         typer.Argument(
-            help="Files or folders of documents: txt, jsonl, parquet, csv; .gz of the text ones.",
+            help="Files or folders of documents: txt, jsonl, parquet, csv; .gz of the text ones. Or a recipe "
+            "(.yaml): what its tasks of kind mlm and nsp read for training, as they read it.",
             show_default=False,
         ),
     ],
@@ -45,6 +49,7 @@ def vocab(
 
     from manyheads.data.documents import Documents, DocumentSettings, shards
     from manyheads.data.sentences import bounded
+    from manyheads.encoder.clean import CLEANERS
     from manyheads.encoder.vocabulary import train_vocabulary
     from manyheads.errors import InputError
 
@@ -55,7 +60,16 @@ def vocab(
         raise InputError("the folder exists and is not empty; choose another with --out", file=out)
     if out.exists() and not out.is_dir():
         raise InputError("is a file, expected a folder that is new or empty", file=out)
-    documents = Documents(shards(corpus), DocumentSettings(text=text, strict=strict))
+    sources: list[tuple[Documents, str | None]]
+    if any(path.suffix in (".yaml", ".yml") for path in corpus):
+        if len(corpus) > 1:
+            raise InputError("expected either files and folders of documents or one recipe")
+        if text != "text":
+            raise InputError("--text: a recipe says itself which column has the text")
+        sources = _of_recipe(corpus[0], strict)
+    else:
+        sources = [(Documents(shards(corpus), DocumentSettings(text=text, strict=strict)), None)]
+    total = sum(documents.bytes_in_all for documents, _ in sources)
     console = Console(stderr=True, quiet=quiet)
     passes = given = 0
     with Progress(
@@ -66,17 +80,19 @@ def vocab(
         console=console,
         disable=quiet or not console.is_terminal,
     ) as progress:
-        bar = progress.add_task("characters", total=documents.bytes_in_all)
+        bar = progress.add_task("characters", total=total)
 
         def texts() -> Iterator[str]:
             nonlocal passes, given
             passes += 1
             progress.reset(bar, description="characters" if passes == 1 else "words")
-            for one in islice(documents, limit):
+            every = ((one.text, clean) for documents, clean in sources for one in documents)
+            for one, clean in islice(every, limit):
                 given += 1
-                yield from bounded(one.text)
-                progress.update(bar, completed=documents.bytes_read)
-            progress.update(bar, completed=documents.bytes_in_all)
+                cleaned = one if clean is None else "\n".join(map(CLEANERS[clean], one.split("\n")))
+                yield from bounded(cleaned)
+                progress.update(bar, completed=sum(documents.bytes_read for documents, _ in sources))
+            progress.update(bar, completed=total)
             if passes == 2:
                 progress.update(bar, description="merging")
 
@@ -85,8 +101,9 @@ def vocab(
                 texts, size=size, cased=cased, chinese=chinese, min_frequency=min_frequency, unused=unused
             )
         except InputError:
-            if documents.problems and not given:  # why there is no text says more than that there is none
-                raise documents.problems[0].error() from None
+            problems = [problem for documents, _ in sources for problem in documents.problems]
+            if problems and not given:  # why there is no text says more than that there is none
+                raise problems[0].error() from None
             raise
     trained.tokenizer.save_pretrained(out)
     if quiet:
@@ -96,7 +113,32 @@ def vocab(
     hint = "; --chinese gives every Chinese character one" if share > 0.01 and not chinese else ""
     if trained.unknown:
         typer.echo(f"{trained.unknown:,} characters ({share:.2%}) have no token and are [UNK]{hint}")
-    if documents.skipped:
-        typer.echo(f"{documents.skipped:,} broken documents were left out", err=True)
-        for problem in documents.problems[:10]:
+    if skipped := sum(documents.skipped for documents, _ in sources):
+        typer.echo(f"{skipped:,} broken documents were left out", err=True)
+        for problem in [problem for documents, _ in sources for problem in documents.problems][:10]:
             typer.echo(f"  {problem}", err=True)
+
+
+def _of_recipe(path: Path, strict: bool) -> "list[tuple[Documents, str | None]]":
+    """The documents that a recipe's tasks read for training, each file once, and how their lines are cleaned."""
+    from manyheads.data.documents import Documents, DocumentSettings, shards
+    from manyheads.errors import InputError
+    from manyheads.recipe import Recipe
+    from manyheads.tasks.documents import DocumentSettings as DocumentTask
+
+    recipe = Recipe.load(path)
+    found: dict[tuple[tuple[Path, ...], DocumentSettings, str | None], None] = {}
+    for section in recipe.tasks.values():
+        if not isinstance(section, DocumentTask) or not section.files or "train" not in section.files:
+            continue
+        settings = DocumentSettings(
+            format=section.format,
+            text=section.text,
+            boundary=section.boundary,
+            strict=strict or section.strict,
+        )
+        files = [Path(recipe.data or ".") / each for each in section.files["train"]]
+        found[tuple(shards(files, any_name=section.format != "auto")), settings, section.clean] = None
+    if not found:
+        raise InputError("has no task of kind mlm or nsp with files for training", file=path)
+    return [(Documents(files, settings), clean) for files, settings, clean in found]
