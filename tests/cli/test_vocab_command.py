@@ -78,7 +78,7 @@ def test_a_corpus_that_is_not_there(tmp_path: Path, command: Any) -> None:
 RECIPE = """\
 name: text
 encoder: {size: tiny, vocab: nowhere}
-data: .
+data: DATA
 tasks:
   words:
     kind: mlm
@@ -101,7 +101,7 @@ def recipe(corpus: Path, tmp_path: Path) -> Path:
     posts = [{"content": "笑死//@someone:在臺灣 😭😭"}, {"content": "好好好 http://t.cn/xyzq"}]
     (tmp_path / "posts.txt").write_text(json.dumps(posts, ensure_ascii=False), encoding="utf-8")
     path = tmp_path / "text.yaml"
-    path.write_text(RECIPE, encoding="utf-8")
+    path.write_text(RECIPE.replace("DATA", str(tmp_path)), encoding="utf-8")
     return path
 
 
