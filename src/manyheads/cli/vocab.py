@@ -49,7 +49,7 @@ def vocab(
 
     from manyheads.data.documents import Documents, DocumentSettings, shards
     from manyheads.data.sentences import bounded
-    from manyheads.encoder.clean import CLEANERS
+    from manyheads.encoder.clean import by_line
     from manyheads.encoder.vocabulary import train_vocabulary
     from manyheads.errors import InputError
 
@@ -89,8 +89,7 @@ def vocab(
             every = ((one.text, clean) for documents, clean in sources for one in documents)
             for one, clean in islice(every, limit):
                 given += 1
-                cleaned = one if clean is None else "\n".join(map(CLEANERS[clean], one.split("\n")))
-                yield from bounded(cleaned)
+                yield from bounded(by_line(one, clean))
                 progress.update(bar, completed=sum(documents.bytes_read for documents, _ in sources))
             progress.update(bar, completed=total)
             if passes == 2:
@@ -131,12 +130,10 @@ def _of_recipe(path: Path, strict: bool) -> "list[tuple[Documents, str | None]]"
     for section in recipe.tasks.values():
         if not isinstance(section, DocumentTask) or not section.files or "train" not in section.files:
             continue
-        settings = DocumentSettings(
-            format=section.format,
-            text=section.text,
-            boundary=section.boundary,
-            strict=strict or section.strict,
+        settings = DocumentSettings.model_validate(
+            section.model_dump(include=set(DocumentSettings.model_fields))
         )
+        settings = settings.model_copy(update={"strict": strict or section.strict})
         files = [Path(recipe.data or ".") / each for each in section.files["train"]]
         found[tuple(shards(files, any_name=section.format != "auto")), settings, section.clean] = None
     if not found:

@@ -196,9 +196,7 @@ def _write(
         nonlocal given
         one: Document
         for one in documents:
-            text = one.text
-            if clean is not None:
-                text = "\n".join(map(cleaners.CLEANERS[clean], text.split("\n")))
+            text = cleaners.by_line(one.text, clean)
             # White space tells no documents apart, and of posts what is cleaned away does not.
             if part is not None and part_of([" ".join(text.split())], part[1]) != part[0]:
                 continue

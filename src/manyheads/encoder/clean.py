@@ -10,7 +10,7 @@ from typing import Any
 
 from manyheads.errors import InputError
 
-__all__ = ["CLEANERS", "RULES", "weibo", "weibo_with_offsets"]
+__all__ = ["CLEANERS", "RULES", "by_line", "weibo", "weibo_with_offsets"]
 
 RULES = 1  # raise when a rule below changes: texts that were encoded before are then encoded anew
 
@@ -95,6 +95,11 @@ def weibo_with_offsets(text: str) -> tuple[str, Offsets]:
 
 CLEANERS: dict[str, Callable[[str], str]] = {"weibo": weibo}
 """The cleaners by the name that a recipe gives them; each cleans its own result to itself."""
+
+
+def by_line(text: str, name: str | None) -> str:
+    """A document with each of its lines cleaned by the cleaner called so; None: as it is."""
+    return text if name is None else "\n".join(map(CLEANERS[name], text.split("\n")))
 
 
 def _simplified(text: str) -> str:

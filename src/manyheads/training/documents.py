@@ -157,8 +157,8 @@ def load_spans(
     for split in splits:
         files = section.files["train" if split in shares else split]
         part = (split, shares) if shares and (split == "train" or split in shares) else None
-        settings = DocumentSettings(
-            format=section.format, text=section.text, boundary=section.boundary, strict=section.strict
+        settings = DocumentSettings.model_validate(
+            section.model_dump(include=set(DocumentSettings.model_fields))
         )
         # Once for all splits that are cut from the same files: a shard that goes in between is told of, not forgotten.
         if files not in listed:
