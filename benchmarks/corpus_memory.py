@@ -2,8 +2,9 @@
 
 The books of pretrain_en are repeated, each copy with its number in front so that no two documents are equal, into
 shards of JSON lines in a temporary folder, until they have so many bytes of text. Each size is built in a process of
-its own, from the files to the packed chunks and ten batches of pairs; recorded is the peak of its resident memory.
-Pages of memory-mapped files count as resident as long as they stay, and reading few batches keeps few of them.
+its own, from the files to what a training asks before its first step and ten batches of pairs; recorded is the peak of
+its resident memory. Pages of memory-mapped files count as resident as long as they stay, and reading few batches keeps
+few of them.
 
     python benchmarks/corpus_memory.py --megabytes 100 2000
 """
@@ -63,8 +64,18 @@ def main() -> None:
     first, last = rows[0], rows[-1]
     says = f"peak memory at {first['megabytes']:,} MB of text, of that at {last['megabytes']:,} MB"
     claims = [record.claim(says, first["peak_mib"] / last["peak_mib"], WANTED)]
-    head = ["text, MB", "documents", "sentences", "tokens", "chunks", "seconds", "before, MiB", "peak, MiB"]
-    cells = [[f"{value:,}" for value in row.values()] for row in rows]
+    head = [
+        "text, MB",
+        "documents",
+        "sentences",
+        "tokens",
+        "chunks",
+        "digest",
+        "seconds",
+        "before, MiB",
+        "peak, MiB",
+    ]
+    cells = [[value if isinstance(value, str) else f"{value:,}" for value in row.values()] for row in rows]
     text = f"# Memory of building a corpus\n\n{describe(told)}\n\n{record.table(head, cells)}\n{record.told(claims)}"
     if not options.keep:
         print(text)
@@ -109,14 +120,15 @@ def built(folder: Path, tokenizer: str) -> dict[str, Any]:
     corpus = build_corpus([folder / "text"], wordpiece, cache=TokenCache(folder / "cache"))
     seconds = time.perf_counter() - began
     chunks = corpus.chunks(125)
-    generator = np.random.default_rng(0)
+    generator, places, name = np.random.default_rng(0), chunks.pairable(), chunks.digest
     for _ in range(10):
-        chunks.pair(generator.integers(0, len(chunks), 256), 125, generator)
+        chunks.pair(places.at(generator.integers(0, len(places), 256)), 125, generator)
     return {
         "documents": corpus.documents,
         "sentences": corpus.sentences,
         "tokens": corpus.tokens,
-        "chunks": len(chunks),
+        "chunks": len(places),
+        "digest": name[:8],
         "seconds": round(seconds, 1),
         "before_mib": round(before, 1),
         "peak_mib": round(peak(), 1),

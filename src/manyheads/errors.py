@@ -47,6 +47,7 @@ class InputError(ManyheadsError, ValueError):
             place.append(f"column {column!r}")
         text = " ".join(message.split("\n")) if "\n" in message else message
         super().__init__(f"{', '.join(place)}: {text}" if place else text)
+        self.message = text  # without the place
         self.file, self.row, self.line, self.column = file, row, line, column
 
 

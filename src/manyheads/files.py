@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from manyheads.errors import InputError, WorkError
+from manyheads.errors import InputError, WorkError, shown
 
-__all__ = ["finite", "replacing", "reporting", "write_json", "write_text"]
+__all__ = ["finite", "line_encoding", "replacing", "reporting", "write_json", "write_text"]
 
 # What a failed write means to a person; an OSError with another number is none of ours and passes.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -118,3 +118,16 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def line_encoding(name: str) -> str:
+    """The name of an encoding in which a line's end is found before the line is decoded; ValueError for others."""
+    try:
+        fits = "\n{".encode(name) == b"\n{"
+    except (LookupError, UnicodeError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"found {shown(name)}, expected an encoding with line ends of one byte, such as utf-8, latin-1 or gb18030"
+        )
+    return name

@@ -106,7 +106,10 @@ def read_all(encoder: Encoder, parts: Sequence[Part], tokens: int = TOKENS_AT_ON
         cut, pieces = in_pieces(parts[0].layout, tokens)
         (found,) = read_all(encoder, [Part(replace(parts[0].reader, apart=False), cut)], tokens)
         return [whole(found, pieces)]
-    order, batches = ragged_batches(tokens_of_inputs(parts), tokens)
+    lengths = tokens_of_inputs(parts)
+    if 0 < lengths.sum() <= tokens:
+        return read_together(encoder, parts, tokens)
+    order, batches = ragged_batches(lengths, tokens)
     said: list[list[Rows]] = [[] for _ in parts]
     for begin, end in batches:
         some = [part.take(order[begin:end]) for part in parts]
@@ -144,7 +147,7 @@ def _one_pass(encoder: Encoder, parts: Sequence[Part]) -> list[Rows]:
     # From long to short: the blocks that attention may lay sequences out in then need no copying.
     order = np.argsort(-lengths, kind="stable")
     place = np.argsort(order, kind="stable")
-    rows = spread(lengths, order)
+    rows = spread(lengths, order) if len(order) > 1 else slice(None)
     ragged = Ragged.of_flat(
         layout.ids[rows].astype(np.int64), layout.segments[rows].astype(np.int64), lengths[order]
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from manyheads.data.select import part_of
 from manyheads.encoder.tokenizer import Tokenizer
 
 TEXTS = ["The newest of the new.\n\nThe lowest of the low.", "今天天气很好，天气好。", "Lower and lower."]
@@ -61,6 +62,7 @@ def test_a_limit_reads_the_first_documents(corpus: Path, tmp_path: Path, command
         (("--text", "body", "--size", 10), "found size 10, expected 100 or more"),
         (("--text", "body", "--limit", 0), "--limit: found 0, expected 1 or more"),
         (("--text", "body", "--strict"), "not JSON"),
+        (("--text", "body", "--min-frequency", 99), "no character of the texts comes 99 times"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(
@@ -116,6 +118,37 @@ def test_of_a_recipe_what_its_tasks_read(recipe: Path, tmp_path: Path, command: 
     vocabulary = (out / "vocab.txt").read_text(encoding="utf-8").split("\n")
     assert {"笑", "台", "😭"} <= set(vocabulary)
     assert not {"臺", "@", "q"} & set(vocabulary)
+
+
+def test_what_is_held_out_is_not_read(tmp_path: Path, command: Callable[..., Any]) -> None:
+    rows = [f"{'abcdefghijklmnopqrstuvwxyz'[number]}{number % 7}" for number in range(26)]
+    (tmp_path / "a.txt").write_text("\n".join(rows), encoding="utf-8")
+    path = tmp_path / "text.yaml"
+    task = "{kind: mlm, files: {train: [a.txt]}, boundary: line, hold_out: {dev: 0.3, test: 0.2}}"
+    path.write_text(
+        f"name: text\nencoder: {{size: tiny, vocab: nowhere}}\ndata: {tmp_path}\ntasks: {{words: {task}}}\n",
+        encoding="utf-8",
+    )
+    options = ("--size", 120, "--min-frequency", 1, "--out", tmp_path / "out")
+    assert command("vocab", path, *options).status == 0
+    shares = {"dev": 0.3, "test": 0.2}
+    kept = {row[0] for row in rows if part_of([row], shares) == "train"}
+    found = set((tmp_path / "out" / "vocab.txt").read_text(encoding="utf-8").split("\n"))
+    assert found & set("abcdefghijklmnopqrstuvwxyz") == kept
+    assert 5 < len(kept) < 22
+
+
+def test_each_file_is_read_once_whichever_tasks_name_it(tmp_path: Path, command: Callable[..., Any]) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name * 5, encoding="utf-8")
+    path = tmp_path / "text.yaml"
+    path.write_text(
+        f"name: text\nencoder: {{size: tiny, vocab: nowhere}}\ndata: {tmp_path}\ntasks:\n"
+        "  one: {kind: mlm, files: {train: [a.txt, b.txt]}}\n  two: {kind: mlm, files: {train: [b.txt]}}\n",
+        encoding="utf-8",
+    )
+    ended = command("vocab", path, "--size", 110, "--min-frequency", 1, "--out", tmp_path / "out")
+    assert "from 10 characters" in ended.out
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from manyheads.data import corpus as module
-from manyheads.data.corpus import Chunks, Corpus, Pairs, build_corpus
+from manyheads.data.corpus import Chunks, Corpus, Pairs, Places, build_corpus
 from manyheads.data.documents import DocumentSettings
 from manyheads.data.encode import TokenCache
 from manyheads.encoder.tokenizer import Tokenizer
@@ -237,7 +237,7 @@ def test_chunks_are_packed_as_by_hand(
     expected = packed(sizes, most)
     found = list(zip(chunks.bounds[chunks.first], chunks.bounds[chunks.beyond], strict=True))
     assert found == expected
-    assert chunks.lengths.tolist() == [end - start for start, end in expected]
+    assert chunks.every().at(np.arange(len(chunks))).tolist() == [*range(len(expected))]
     documents = places(sizes)[1]
     owners = np.searchsorted(documents, [start for start, _ in expected], "right") - 1
     assert chunks.documents(np.arange(len(chunks))).tolist() == owners.tolist()
@@ -303,7 +303,8 @@ def test_pairs_are_what_they_say(
     seed: int,
 ) -> None:
     chunks = counted(sizes, tmp_path_factory.mktemp("corpus"), tokenizer).chunks(most)
-    rows = chunks.pairable()
+    every = chunks.pairable()
+    rows = every.at(np.arange(len(every)))
     documents = np.array(places(sizes)[1])
     lonely = {place for place, size in zip(documents.tolist(), map(sum, sizes), strict=False) if size == 1}
     expected = packed(sizes, most)
@@ -403,9 +404,37 @@ def test_one_document_makes_no_pairs(tmp_path: Path, tokenizer: Tokenizer) -> No
 
 def test_a_document_of_one_token_makes_no_pair(tmp_path: Path, tokenizer: Tokenizer) -> None:
     chunks = counted([[3, 4], [1]], tmp_path, tokenizer).chunks(10)
-    assert chunks.pairable().tolist() == [0]
+    pairable = chunks.pairable()
+    assert len(pairable) == 1
+    assert pairable.at(np.arange(1)).tolist() == [0]
     with pytest.raises(InputError, match="single token"):
         chunks.pair(np.array([1]), 10, np.random.default_rng(0))
+
+
+@given(st.integers(0, 60), st.sets(st.integers(0, 59)))
+def test_places_are_the_numbers_that_are_left(count: int, left_out: set[int]) -> None:
+    gone = sorted(number for number in left_out if number < count)
+    places = Places(count, np.array(gone, np.int64))
+    expected = [number for number in range(count) if number not in left_out]
+    assert len(places) == len(expected)
+    assert places.at(np.arange(len(places))).tolist() == expected
+    assert places.at(np.arange(len(places))[::-2]).tolist() == expected[::-2]
+
+
+def test_what_pairs_can_take_is_found_piece_by_piece(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [[1], [3, 9, 1], [1], [1, 1], [12], [1]]
+    found = []
+    for at_once in (1, 3, 1 << 18):
+        monkeypatch.setattr(module, "_AT_ONCE", at_once)
+        folder = tmp_path / str(at_once)
+        folder.mkdir()
+        chunks = counted(sizes, folder, tokenizer).chunks(4)
+        places = chunks.pairable()
+        found.append(places.at(np.arange(len(places))).tolist())
+    owners = chunks.documents(np.arange(len(chunks))).tolist()
+    assert found == [[row for row, owner in enumerate(owners) if sum(sizes[owner]) > 1]] * 3
 
 
 def test_no_rows_are_no_sequences(large: Chunks) -> None:

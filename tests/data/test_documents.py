@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from manyheads.data import documents as module
 from manyheads.data.documents import Documents, DocumentSettings, shards
@@ -36,6 +37,38 @@ def test_a_blank_line_ends_a_document(tmp_path: Path) -> None:
     ]
     assert texts(file, boundary="line") == ["One.", "Two.", "Three.", "Four."]
     assert texts(file, boundary="file") == ["One.\nTwo.\n \t\n\n\nThree.\n\nFour."]
+
+
+def test_a_line_of_any_white_space_is_blank(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("第一。\n　\u00a0\n第二。\n\u2003\u3000\n\n第三。", encoding="utf-8")
+    assert texts(tmp_path / "a.txt") == ["第一。", "第二。", "第三。"]
+
+
+def test_other_encodings_and_quotes_that_are_text(tmp_path: Path) -> None:
+    said = "天气很好"
+    plain, packed, table = tmp_path / "a.txt", tmp_path / "b.jsonl.gz", tmp_path / "c.tsv"
+    plain.write_bytes(f"{said}\n\n{said}".encode("gb18030"))
+    row = json.dumps({"text": said}, ensure_ascii=False)
+    packed.write_bytes(gzip.compress(row.encode("gb18030")))
+    table.write_bytes(f'id\ttext\n1\t"{said}\n2\tb'.encode("gb18030"))
+    assert texts(plain, packed, table, encoding="gb18030") == [said, said, said, f'"{said}', "b"]
+    broken = Documents([plain, packed], DocumentSettings())
+    assert (list(broken), broken.skipped) == ([], 3)
+    table.write_text('text,more\n"a,1\nb,2\n', encoding="utf-8")
+    assert texts(table, format="csv", quoting="none") == ['"a', "b"]
+    for name in ("utf-16", "utf-9", "utf-32-le"):
+        with pytest.raises(ValidationError, match="line ends of one byte"):
+            DocumentSettings(encoding=name)
+
+
+def test_a_link_to_nowhere_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("here", encoding="utf-8")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
+    documents = Documents(shards([tmp_path]), DocumentSettings())
+    assert [one.text for one in documents] == ["here"]
+    assert [str(problem) for problem in documents.problems] == [
+        f"{tmp_path / 'b.txt'}: cannot be read: it has vanished"
+    ]
 
 
 def test_json_lines_and_parquet_name_their_column(tmp_path: Path) -> None:
@@ -128,6 +161,14 @@ GOOD = {"text": "good"}
             None,
         ),
         ("b.txt", written("a".encode("utf-16")), "", "UTF-16", 0),
+        ("b.txt", written(b"\n \t\n\n"), "", "no documents", 0),
+        ("b.txt", written(codecs.BOM_UTF8), "", "no documents", 0),
+        ("b.jsonl", written(b"\n\n"), "", "no documents", 0),
+        ("b.jsonl.gz", written(gzip.compress(b"")), "", "no documents", 0),
+        ("b.csv", written(b"text\n"), "", "no rows", 0),
+        ("b.csv", written(b"text\ngood\n\xff\n"), "row 2 (line 3): byte 0xff", "is not UTF-8", 1),
+        ("b.csv", written(b"txt\ngood\n"), "line 1", "did you mean 'txt'", 0),
+        ("b.json", written(b'[{"text": "good"}, {"text": 3}]'), "row 2", "found 3, expected a text", 1),
         ("b.txt", vanished, "", "it has vanished", 0),
         ("b.parquet", vanished, "", "it has vanished", 0),
     ],
@@ -146,6 +187,8 @@ def test_what_is_broken_is_left_out_counted_and_listed(
             with pytest.raises(InputError) as raised:
                 list(documents)
             assert message in str(raised.value)
+            assert "left out" not in str(raised.value)
+            assert str(raised.value).startswith(f"{files[1]}, {place}" if place else f"{files[1]}")
             continue
         found = [one.text for one in documents if one.file == files[1]]
         assert left is None or len(found) == left

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from manyheads.encoder import clean
-from manyheads.encoder.clean import CLEANERS, weibo, weibo_with_offsets
+from manyheads.encoder.clean import weibo, weibo_with_offsets
 from manyheads.errors import InputError
 
 # What makes trouble side by side: marks, addresses and names cut in two, characters of three widths, protected phrases.
@@ -111,6 +111,35 @@ def test_what_becomes_of_a_post(post: str, expected: str) -> None:
     assert weibo(post) == expected
 
 
+@pytest.mark.parametrize(
+    ("post", "expected"),
+    [
+        ("https://weibo.com/abc?x=1#frag 好", "好"),
+        ("看http://v.youku.com/v_show/id_XMTI=.html#comment好看", "看 好看"),
+        ("https://www.tiktok.com/@user/video/1 好", "好"),
+        ("https://en.wikipedia.org/wiki/Foo_(bar) x", "x"),
+        ("http://a.com/?q=1&amp;b=2", ""),
+        ("http://user:secret@host.com/x 好", "好"),
+        ("http://host:8080/#!/x 好", "好"),
+        ("http://t.cn/abc#话题#好", "#话题#好"),
+        ("#topic#http://t.cn/RqAbc", "#topic#"),
+        ("http://t.cn/abc，好", ",好"),
+        ("http://t.cn/A6vX(分享自@网易)", "(分享自 )"),
+        ("看m.weibo.cn:80/status/1吧", "看 吧"),
+        ("bit.ly/xyz 好 weibo.com/u/123", "好"),
+        ("网址：www.sina.com.cn。", "网址: 。"),
+        ("bob.a@mail.com.cn，好", ",好"),
+        # what only looks like one
+        ("node.js很好", "node.js很好"),
+        ("用ASP.NET写taobao.com的网页", "用asp.net写taobao.com的网页"),
+        ("7.5/10分 and/or e.g.no 12.30", "7.5/10分 and/or e.g.no 12.30"),
+    ],
+)
+def test_addresses_go_whole_and_nothing_else(post: str, expected: str) -> None:
+    assert weibo(post) == expected
+    assert weibo_with_offsets(post)[0] == expected
+
+
 def test_a_name_ends_after_fifteen_letters_or_thirty_plain_ones() -> None:
     """The limit of the service: what lost its blank after a name is not lost to the last sign."""
     assert weibo("@" + "某" * 15 + "来了") == "来了"
@@ -172,7 +201,9 @@ def test_a_span_of_the_clean_text_is_found_in_the_post() -> None:
 
 def test_nothing_makes_it_slow() -> None:
     """A post of a hundred thousand strange characters takes no longer than as many ordinary ones."""
-    for strange in ("/", "a", "@", "回复", "a.", "http:/", "a@", "//@", "t.cn/", "www.", "/ "):
+    names = "/", "a", "@", "回复", "a.", "a@", "//@", "/ "
+    addresses = "http:/", "t.cn/", "www.", "a.com", "http://a:", "a.b.", "(", "http://a(", "#a", "&amp;"
+    for strange in (*names, *addresses):
         began = time.perf_counter()
         weibo(strange * (100_000 // len(strange)))
         assert time.perf_counter() - began < 3.0, strange
@@ -181,11 +212,12 @@ def test_nothing_makes_it_slow() -> None:
 def test_the_table_names_it_and_the_settings_know_the_table() -> None:
     from typing import get_args
 
-    from manyheads.tasks.texts import TextSettings
+    from manyheads.tasks.kind import KindSettings
 
-    assert CLEANERS["weibo"] is weibo
-    literal, _ = get_args(TextSettings.model_fields["clean"].annotation)
-    assert set(get_args(literal)) == set(CLEANERS)
+    names = set(get_args(clean.Cleaner))
+    assert names == set(clean._CLEANERS) == set(clean._FOLLOWED)
+    literal, _ = get_args(KindSettings.model_fields["clean"].annotation)
+    assert set(get_args(literal)) == names
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,8 @@ def encoded(encoder: Encoder, ragged: Ragged, rows: Tensor | None = None) -> Ten
 
 def taken(encoder: Encoder) -> bool:
     """Whether the layers were packed for the call just made."""
-    return encoder._stack._kept is not None
+    kept = encoder._stack._kept
+    return kept is not None and kept[1] is not None
 
 
 @pytest.mark.parametrize("rows", [1, 5, 6, 7, 13, 192, 193, 500])

@@ -608,6 +608,16 @@ def test_a_folder_says_itself_how_text_is_read(files: list[str], tmp_path: Path)
     assert Tokenizer(VOCABULARY).fingerprint != saved.fingerprint
 
 
+def test_a_list_of_tokens_is_read_as_the_file_beside_it_says(tmp_path: Path) -> None:
+    saved = Tokenizer(VOCABULARY, lowercase=False, split_chinese=False)
+    saved.save_pretrained(tmp_path)
+    assert Tokenizer.from_vocabulary(tmp_path / "vocab.txt").fingerprint == saved.fingerprint
+    assert Tokenizer.from_vocabulary(tmp_path / "vocab.txt", lowercase=True).lowercase
+    (tmp_path / "vocab.txt").rename(tmp_path / "tokens.txt")
+    alone = Tokenizer.from_vocabulary(tmp_path / "tokens.txt")
+    assert alone.fingerprint == Tokenizer(VOCABULARY).fingerprint
+
+
 AGAIN = f"vocab.txt, line {len(VOCABULARY) + 1}: found {VOCABULARY[90]!r} again, line 91 has it too"
 LISTED = [token.encode() for token in VOCABULARY]
 

@@ -42,6 +42,83 @@ def test_every_kind_on_texts_cleans_what_it_reads(name: str, more: dict[str, Any
     assert plain.laid_by != cleaning.laid_by
 
 
+def kind_of(name: str, **settings: Any) -> Any:
+    return KINDS[name](KINDS[name].Settings.model_validate({"kind": name, **settings}))
+
+
+def both(name: str, **settings: Any) -> tuple[Any, Any]:
+    return kind_of(name, **settings), kind_of(name, **settings, clean="weibo")
+
+
+def test_candidates_and_pairs_of_spans_are_cleaned() -> None:
+    plain, cleaning = both("choice", text="t", choices=["a", "b"], second="s")
+    row = {"t": RAW[0], "s": RAW[1], "a": "Ａ @you", "b": RAW[0]}
+    assert cleaning.input(row) == (CLEAN[0], [f"{CLEAN[1]} a", f"{CLEAN[1]} {CLEAN[0]}"])
+    assert plain.laid_by != cleaning.laid_by
+    plain, cleaning = both("ranking", query="q", candidates="c")
+    assert cleaning.input({"q": RAW[0], "c": RAW}) == (CLEAN[0], CLEAN)
+    assert plain.input({"q": RAW[0], "c": RAW}) == (RAW[0], RAW)
+    assert plain.laid_by != cleaning.laid_by
+    plain, cleaning = both("nsp", pairs_of="x")
+    assert cleaning.input({"first": RAW[0], "second": RAW[1]}) == tuple(CLEAN[:2])
+    assert plain.laid_by != cleaning.laid_by
+
+
+def test_words_are_read_clean_and_stay_where_they_are(tiny: "Tiny") -> None:
+    """Each word keeps its tag and its place; one that is cleaned away is read as [UNK]."""
+    tokenizer = Tokenizer.from_pretrained(tiny.folder / "bert")
+    plain, cleaning = both("tagging")
+    raw = "Ａ　ＦＩＮＥ film @you　!"
+    sentence = raw.split()
+    assert sentence == ["Ａ", "ＦＩＮＥ", "film", "@you", "!"]
+    found = cleaning.lay([sentence], tokenizer, 32)
+    wanted = plain.lay([["a", "fine", "film", "\u200b", "!"]], tokenizer, 32)
+    assert found.ids.tolist() == wanted.ids.tolist()
+    assert found.marks is not None
+    assert wanted.marks is not None
+    assert found.marks.tolist() == wanted.marks.tolist()
+    assert found.ids[found.marks][3] == tokenizer.unk_id
+    text = " ".join(sentence)
+    assert found.offsets is not None
+    assert [text[start:end] for start, end in found.offsets] == sentence
+    spoken = kind_of("tagging", clean="weibo", split="spaces").lay([raw], tokenizer, 32)
+    assert spoken.ids.tolist() == found.ids.tolist()
+    assert [raw[start:end] for start, end in spoken.offsets] == sentence
+    assert plain.laid_by != cleaning.laid_by
+
+
+def test_an_answer_is_found_in_the_raw_context(tiny: "Tiny") -> None:
+    tokenizer = Tokenizer.from_pretrained(tiny.folder / "bert")
+    plain, cleaning = both("span")
+    context = "//@you: A ＦＩＮＥ film　http://t.cn/A6 !"
+    asked = {"question": "Ａ　film?", "context": context, "id": None}
+    found = cleaning.lay([asked], tokenizer, 64)
+    wanted = plain.lay([{"question": "a film?", "context": "a fine film !", "id": None}], tokenizer, 64)
+    assert found.ids.tolist() == wanted.ids.tolist()
+    read = tokenizer(["a fine film !"])
+    words = [
+        "".join(context[start:end].split())
+        for start, end in found.offsets[1:]  # the first is [CLS]
+    ]
+    assert len(words) == len(read.input_ids[0]) - 2
+    assert "".join(words) == "AＦＩＮＥfilm!"
+    assert plain.laid_by != cleaning.laid_by
+
+
+def test_masks_stay_between_clean_texts(tiny: "Tiny") -> None:
+    tokenizer = Tokenizer.from_pretrained(tiny.folder / "bert")
+    plain, cleaning = both("mlm")
+    raw = "Ａ [MASK] film @you [MASK] http://t.cn/x[MASK]"
+    found = cleaning.lay([raw, "none"], tokenizer, 64)
+    wanted = plain.lay(["a [MASK] film [MASK] [MASK]", "none"], tokenizer, 64)
+    assert found.ids.tolist() == wanted.ids.tolist()
+    assert [raw[start:end] for start, end in found.offsets] == ["[MASK]"] * 3
+    assert len({tuple(place) for place in found.offsets.tolist()}) == 3
+    cut = plain.lay(["a [MASK] film [MASK] [MASK]"], tokenizer, 5)
+    assert cut.offsets.tolist() == [[2, 8]]
+    assert plain.laid_by != cleaning.laid_by
+
+
 def test_other_rules_are_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"kind": "classification", "text": "t", "clean": "weibo"}
     kind = KINDS["classification"](KINDS["classification"].Settings.model_validate(settings))

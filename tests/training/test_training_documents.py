@@ -179,7 +179,7 @@ def test_nothing_of_held_out_documents_is_trained_on(tiny: "Tiny", tmp_path: Pat
     for split in ("train", "dev"):
         spans, seen = mlm.spans[split], set[int]()
         for seed in range(20):
-            drawn = spans.chunks.pair(spans.rows, 10, np.random.default_rng(seed))
+            drawn = spans.chunks.pair(spans.rows(np.arange(len(spans))), 10, np.random.default_rng(seed))
             seen |= set(drawn.layout.ids.tolist()) - set(range(SPECIAL))
         sides.append(seen)
     assert sides[0]
@@ -475,6 +475,7 @@ def test_what_is_broken_is_left_out_and_told(tiny: "Tiny", corpus: Path, tmp_pat
         file.write('{"text": \n')
     (folder / "shard-2.jsonl").touch()
     run = train(tiny, tmp_path / "run", both(folder))
+    assert log(run)[0]["skipped"] == {"mlm": {"train": 2, "dev": 2}}
     told = log(run)[0]["left_out"]["mlm"]
     assert len(told) == 2  # once, although two splits are made of these files
     assert any("shard-1.jsonl, row 31 (line 31): not JSON" in one for one in told)

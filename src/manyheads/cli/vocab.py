@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from manyheads.cli.options import Quiet
 
 if TYPE_CHECKING:
+    from manyheads.data.corpus import Part
     from manyheads.data.documents import Documents
+    from manyheads.encoder.clean import Cleaner
 
 
 def vocab(
@@ -49,7 +51,6 @@ def vocab(
 
     from manyheads.data.documents import Documents, DocumentSettings, shards
     from manyheads.data.sentences import bounded
-    from manyheads.encoder.clean import by_line
     from manyheads.encoder.vocabulary import train_vocabulary
     from manyheads.errors import InputError
 
@@ -60,7 +61,6 @@ def vocab(
         raise InputError("the folder exists and is not empty; choose another with --out", file=out)
     if out.exists() and not out.is_dir():
         raise InputError("is a file, expected a folder that is new or empty", file=out)
-    sources: list[tuple[Documents, str | None]]
     if any(path.suffix in (".yaml", ".yml") for path in corpus):
         if len(corpus) > 1:
             raise InputError("expected either files and folders of documents or one recipe")
@@ -68,8 +68,8 @@ def vocab(
             raise InputError("--text: a recipe says itself which column has the text")
         sources = _of_recipe(corpus[0], strict)
     else:
-        sources = [(Documents(shards(corpus), DocumentSettings(text=text, strict=strict)), None)]
-    total = sum(documents.bytes_in_all for documents, _ in sources)
+        sources = [_Source(Documents(shards(corpus), DocumentSettings(text=text, strict=strict)))]
+    total = sum(source.documents.bytes_in_all for source in sources)
     console = Console(stderr=True, quiet=quiet)
     passes = given = 0
     with Progress(
@@ -86,11 +86,11 @@ def vocab(
             nonlocal passes, given
             passes += 1
             progress.reset(bar, description="characters" if passes == 1 else "words")
-            every = ((one.text, clean) for documents, clean in sources for one in documents)
-            for one, clean in islice(every, limit):
+            every = (text for source in sources for text in source.texts())
+            for one in islice(every, limit):
                 given += 1
-                yield from bounded(by_line(one, clean))
-                progress.update(bar, completed=sum(documents.bytes_read for documents, _ in sources))
+                yield from bounded(one)
+                progress.update(bar, completed=sum(source.documents.bytes_read for source in sources))
             progress.update(bar, completed=total)
             if passes == 2:
                 progress.update(bar, description="merging")
@@ -100,7 +100,7 @@ def vocab(
                 texts, size=size, cased=cased, chinese=chinese, min_frequency=min_frequency, unused=unused
             )
         except InputError:
-            problems = [problem for documents, _ in sources for problem in documents.problems]
+            problems = [problem for source in sources for problem in source.documents.problems]
             if problems and not given:  # why there is no text says more than that there is none
                 raise problems[0].error() from None
             raise
@@ -112,21 +112,40 @@ def vocab(
     hint = "; --chinese gives every Chinese character one" if share > 0.01 and not chinese else ""
     if trained.unknown:
         typer.echo(f"{trained.unknown:,} characters ({share:.2%}) have no token and are [UNK]{hint}")
-    if skipped := sum(documents.skipped for documents, _ in sources):
+    if skipped := sum(source.documents.skipped for source in sources):
         typer.echo(f"{skipped:,} broken documents were left out", err=True)
-        for problem in [problem for documents, _ in sources for problem in documents.problems][:10]:
+        for problem in [problem for source in sources for problem in source.documents.problems][:10]:
             typer.echo(f"  {problem}", err=True)
 
 
-def _of_recipe(path: Path, strict: bool) -> "list[tuple[Documents, str | None]]":
-    """The documents that a recipe's tasks read for training, each file once, and how their lines are cleaned."""
+class _Source(NamedTuple):
+    """Some documents, how their lines are cleaned, and which of them are taken."""
+
+    documents: "Documents"
+    clean: "Cleaner | None" = None
+    part: "Part | None" = None
+
+    def texts(self) -> Iterator[str]:
+        """The documents as a training reads them."""
+        from manyheads.data.corpus import in_part
+        from manyheads.encoder.clean import by_line
+
+        for one in self.documents:
+            text = by_line(one.text, self.clean)
+            if self.part is None or in_part(text, self.part):
+                yield text
+
+
+def _of_recipe(path: Path, strict: bool) -> list[_Source]:
+    """The documents that a recipe's tasks learn from, each file once: without those that are held out."""
     from manyheads.data.documents import Documents, DocumentSettings, shards
     from manyheads.errors import InputError
     from manyheads.recipe import Recipe
     from manyheads.tasks.documents import DocumentSettings as DocumentTask
 
     recipe = Recipe.load(path)
-    found: dict[tuple[tuple[Path, ...], DocumentSettings, str | None], None] = {}
+    found: list[_Source] = []
+    taken: list[tuple[Path, DocumentSettings, Cleaner | None, Part | None]] = []
     for section in recipe.tasks.values():
         if not isinstance(section, DocumentTask) or not section.files or "train" not in section.files:
             continue
@@ -134,8 +153,16 @@ def _of_recipe(path: Path, strict: bool) -> "list[tuple[Documents, str | None]]"
             section.model_dump(include=set(DocumentSettings.model_fields))
         )
         settings = settings.model_copy(update={"strict": strict or section.strict})
-        files = [Path(recipe.data or ".") / each for each in section.files["train"]]
-        found[tuple(shards(files, any_name=section.format != "auto")), settings, section.clean] = None
+        shares = section.hold_out.shares if section.hold_out is not None else {}
+        part = ("train", shares) if shares else None
+        files = shards(
+            [Path(recipe.data or ".") / each for each in section.files["train"]],
+            any_name=section.format != "auto",
+        )
+        others = [one for one in files if (one, settings, section.clean, part) not in taken]
+        taken += [(one, settings, section.clean, part) for one in others]
+        if others:
+            found.append(_Source(Documents(others, settings), section.clean, part))
     if not found:
         raise InputError("has no task of kind mlm or nsp with files for training", file=path)
-    return [(Documents(files, settings), clean) for files, settings, clean in found]
+    return found

@@ -37,12 +37,15 @@ from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import InputError
 from manyheads.files import reporting, write_json
 
-__all__ = ["Chunks", "Corpus", "Pairs", "build_corpus"]
+__all__ = ["Chunks", "Corpus", "Pairs", "Part", "Places", "build_corpus", "in_part"]
 
-_LAYOUT = 1  # raise when what is written below, or how sentences are cut, changes
+_LAYOUT = 2  # raise when what is written below, or how sentences are cut, changes
+_PACKED = "bounds", "documents", "chunks", "alone"  # files of a packing
 _AT_ONCE = 1 << 18  # sentences that are packed at once
 
 Int64s = NDArray[np.int64]
+Part = tuple[str, Mapping[str, float]]
+"""Some of the documents: which part, and the shares of all parts but `train`."""
 Progress = Callable[[int, int], None]
 
 
@@ -52,14 +55,14 @@ def build_corpus(
     settings: DocumentSettings | None = None,
     *,
     language: Language = "auto",
-    clean: str | None = None,
-    part: tuple[str, Mapping[str, float]] | None = None,
+    clean: cleaners.Cleaner | None = None,
+    part: Part | None = None,
     cache: TokenCache | None = None,
     progress: Progress | None = None,
 ) -> "Corpus":
     """The corpus in some files and folders, or the one found in the cache.
 
-    `clean` names how each line is cleaned (`encoder.clean.CLEANERS`). `part` takes some of the documents, told by their
+    `clean` names how each line is cleaned (`encoder.clean.Cleaner`). `part` takes some of the documents, told by their
     text: (`train`, {`dev`: 0.01}) all but those that are held out for `dev`, (`dev`, {`dev`: 0.01}) these alone.
 
     It is found again where the files' content, all these settings and the tokenizer are the same, whatever the
@@ -106,6 +109,11 @@ def build_corpus(
         key = _digest([key, "disturbed", [str(problem) for problem in documents.problems]])
         shutil.rmtree(home / key, ignore_errors=True)
     return _keep(folder, home / key, files)
+
+
+def in_part(text: str, part: Part) -> bool:
+    """Whether a document, cleaned, belongs to a part: white space tells none apart, nor what is cleaned away."""
+    return part_of([" ".join(text.split())], part[1]) == part[0]
 
 
 def _fingerprint(file: Path) -> str:
@@ -183,8 +191,8 @@ def _write(
     documents: Documents,
     tokenizer: Tokenizer,
     language: Language,
-    clean: str | None,
-    part: tuple[str, Mapping[str, float]] | None,
+    clean: cleaners.Cleaner | None,
+    part: Part | None,
     progress: Progress | None,
 ) -> None:
     """ids.bin, sentences.bin (where each begins, and the end), documents.bin (the same in sentences), table.json."""
@@ -197,8 +205,7 @@ def _write(
         one: Document
         for one in documents:
             text = cleaners.by_line(one.text, clean)
-            # White space tells no documents apart, and of posts what is cleaned away does not.
-            if part is not None and part_of([" ".join(text.split())], part[1]) != part[0]:
+            if part is not None and not in_part(text, part):
                 continue
             for sentence in sentences(text, language):
                 given += 1
@@ -338,12 +345,13 @@ class Corpus:
         return Chunks(self, folder, max_tokens)
 
     def _pack(self, folder: Path, most: int) -> None:
-        """Write where each piece begins, and the first piece of each document and of each chunk."""
+        """Write where each piece begins, the first piece of each document and of each chunk, and which chunks are
+        documents of a single token."""
         with reporting(self.folder):
             beside = _beside(folder)
-            files = {name: (beside / f"{name}.bin").open("wb") for name in ("bounds", "documents", "chunks")}
+            files = {name: (beside / f"{name}.bin").open("wb") for name in _PACKED}
             try:
-                pieces, document = 0, 0
+                pieces = document = count = 0
                 while document < self.documents:
                     # Whole documents of about so many sentences; one that is longer is taken alone.
                     goal = int(self.document_starts[document]) + _AT_ONCE
@@ -353,7 +361,9 @@ class Corpus:
                     _put(files["bounds"], bounds[:-1])
                     _put(files["documents"], pieces + firsts[:-1])
                     _put(files["chunks"], pieces + chunks)
-                    pieces, document = pieces + len(bounds) - 1, beyond
+                    alone = np.diff(bounds[firsts])[np.searchsorted(firsts, chunks, "right") - 1] == 1
+                    _put(files["alone"], count + np.flatnonzero(alone))
+                    pieces, document, count = pieces + len(bounds) - 1, beyond, count + len(chunks)
                 _put(files["bounds"], np.array([self.tokens], np.int64))
                 for name in ("documents", "chunks"):
                     _put(files[name], np.array([pieces], np.int64))
@@ -400,6 +410,7 @@ class Chunks:
         self.max_tokens = max_tokens
         self.bounds = np.memmap(folder / "bounds.bin", np.int64, "r")
         """[pieces + 1] the first token of each piece, and the end."""
+        self._folder = folder
         self._documents = np.memmap(folder / "documents.bin", np.int64, "r")
         self._chunks = np.memmap(folder / "chunks.bin", np.int64, "r")
 
@@ -420,16 +431,15 @@ class Chunks:
     def digest(self) -> str:
         """A name for the content: other tokens or other chunks have another one."""
         digest = hashlib.blake2b(digest_size=16)
-        for array in (self.corpus.ids, self.bounds, self._documents, self._chunks):
-            for begin in range(0, len(array), _AT_ONCE):
-                digest.update(np.ascontiguousarray(array[begin : begin + _AT_ONCE]).data)
+        # Read and not mapped: pages of a mapping that were looked at once stay in memory.
+        for path in (
+            self.corpus.folder / "ids.bin",
+            *(self._folder / f"{one}.bin" for one in ("bounds", "documents", "chunks")),
+        ):
+            with path.open("rb") as file:
+                while piece := file.read(_AT_ONCE):
+                    digest.update(piece)
         return digest.hexdigest()
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int32]:
-        """[chunks] tokens of each."""
-        found: NDArray[np.int32] = np.diff(self.bounds[self._chunks]).astype(np.int32)
-        return found
 
     def documents(self, rows: Int64s) -> Int64s:
         """[n] the document that each of some chunks belongs to."""
@@ -513,12 +523,30 @@ class Chunks:
             starts[side] = starts[side] + generator.binomial(lengths[side] - kept[side], 0.5)
         return Pairs(_laid(corpus, starts, kept, total - kept[0] - kept[1]), follows)
 
-    def pairable(self) -> Int64s:
+    def every(self) -> "Places":
+        """All chunks."""
+        return Places(len(self), np.empty(0, np.int64))
+
+    def pairable(self) -> "Places":
         """The chunks that `pair` can take: all but documents of a single token."""
-        rows = np.flatnonzero(self.lengths == 1)
-        own = self.documents(rows)
-        tokens = self.bounds[self._documents[own + 1]] - self.bounds[self._documents[own]]
-        return np.setdiff1d(np.arange(len(self)), rows[tokens == 1], assume_unique=True)
+        return Places(len(self), np.fromfile(self._folder / "alone.bin", np.int64))
+
+
+@final
+class Places:
+    """The numbers from 0 below `count` but for some, ascending: memory is for those left out alone."""
+
+    def __init__(self, count: int, left_out: Int64s) -> None:
+        self._count = count - len(left_out)
+        self._before = left_out - np.arange(len(left_out))  # numbers that stand before each that is left out
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, places: Int64s) -> Int64s:
+        """[n] the numbers that stand at some places."""
+        found: Int64s = places + np.searchsorted(self._before, places, "right")
+        return found
 
 
 def _below(uniform: NDArray[np.float64], bound: Int64s) -> Int64s:

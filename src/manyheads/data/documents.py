@@ -15,17 +15,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, NamedTuple, cast, final
+from typing import Annotated, BinaryIO, Final, Literal, NamedTuple, cast, final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from manyheads.data.read import Dialect, read_rows
+from manyheads.data.read import Dialect, Row, read_rows
 from manyheads.errors import InputError, nearest, shown
+from manyheads.files import line_encoding
 
 __all__ = ["Document", "DocumentSettings", "Documents", "Problem", "kind_of", "shards"]
 
 # In bytes. What a document, or a line of JSON, may hold; bounds the memory that a file without line ends can take.
 LONGEST = 1 << 24
+# In bytes. Longer lines of UTF-8 are not looked at for white space beyond ASCII.
+_BLANK = 1 << 8
 # Problems that are kept with their place; beyond them they are only counted.
 LISTED = 1000
 
@@ -55,6 +58,12 @@ class DocumentSettings(BaseModel):
 
     boundary: Literal["blank", "line", "file"] = "blank"
     """Where a document of a text file ends: at a blank line, at every line end, or at the end of the file."""
+
+    encoding: Annotated[str, AfterValidator(line_encoding)] = "utf-8"
+    """How the text is encoded: utf-8, latin-1, gb18030 or another whose line ends are one byte."""
+
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    """In tables: `csv`: fields may stand in double quotes; `none`: a quote is text. auto: none for tsv, csv for csv."""
 
     strict: bool = False
     """A broken document is an error; otherwise it is left out, counted and listed."""
@@ -101,7 +110,9 @@ def shards(sources: Sequence[Path], *, any_name: bool = False) -> list[Path]:
                 for name in names
                 if _kind(name) and not any(part.startswith(".") for part in name.parts)
             )
-            files = [path for _, path in inside if path.is_file()]
+            files = [
+                path for _, path in inside if path.is_file() or path.is_symlink()
+            ]  # one to nowhere is told of
             if not files:
                 raise InputError(f"no documents: expected files that end in {_known()}", file=source)
             found += files
@@ -182,6 +193,7 @@ class Documents:
         self.disturbed = False
         """Whether the system failed to give what a file holds, so that reading again may give more."""
         self._part, self._parts = rank * workers + worker, world * workers
+        self._met = 0  # problems so far, this reader's and others'
 
     def __iter__(self) -> Iterator[Document]:
         self.bytes_read, self.skipped, self.problems, self.disturbed = 0, 0, [], False
@@ -207,6 +219,7 @@ class Documents:
 
     def _skip(self, number: int, problem: Problem) -> None:
         """Count what is wrong with a row, or with a whole file, where it is this reader's."""
+        self._met += 1
         if not self._mine(number, problem.row or 0):
             return
         if self.settings.strict:
@@ -231,7 +244,8 @@ class Documents:
                 self._skip(number, Problem(str(file), None, None, "the file is empty"))
                 return
             if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                self._skip(number, Problem(str(file), None, None, "found UTF-16 text, expected UTF-8"))
+                message = f"found UTF-16 text, expected {self.settings.encoding}"
+                self._skip(number, Problem(str(file), None, None, message))
                 return
             packed = head.startswith(_GZIP)
             stream = stack.enter_context(cast(BinaryIO, gzip.GzipFile(fileobj=raw))) if packed else raw
@@ -261,7 +275,7 @@ class Documents:
     def _text(self, file: Path, number: int, done: int) -> Iterator[Document]:
         """Documents of plain text. One longer than `LONGEST` comes in pieces that end at a line's end."""
         row, held, size, first = 0, list[bytes](), 0, 0
-        boundary = self.settings.boundary
+        boundary, met = self.settings.boundary, self._met
 
         def whole() -> Iterator[Document]:
             nonlocal row, held, size
@@ -272,7 +286,7 @@ class Documents:
                     yield Document(text, file, row, first)
 
         for line, content in self._lines(file, number, done):
-            blank = not content.strip()
+            blank = self._blank(content)
             if boundary == "line" or size + len(content) > LONGEST or (blank and boundary == "blank"):
                 yield from whole()
             if blank and (not held or boundary != "file"):
@@ -282,20 +296,35 @@ class Documents:
             held.append(content)
             size += len(content) + 1
         yield from whole()
+        self._check_any(file, number, row, met)
+
+    def _blank(self, line: bytes) -> bool:
+        """Whether a line is white space; that of Chinese and of web pages is more than ASCII's."""
+        if len(line) > _BLANK or line.isascii():
+            return not line.strip()
+        return not line.decode(self.settings.encoding, "replace").strip()
+
+    def _check_any(self, file: Path, number: int, row: int, met: int) -> None:
+        """A file without a document is a problem, if nothing else was wrong with it."""
+        if not row and met == self._met:
+            self._skip(number, Problem(str(file), None, None, "no documents"))
 
     def _decoded(self, file: Path, number: int, row: int, first: int, lines: list[bytes]) -> str:
         """The text of some lines; '' where a byte is no UTF-8, which is a problem."""
         content = b"\n".join(lines)
         try:
-            return content.decode()
+            return content.decode(self.settings.encoding)
         except UnicodeDecodeError as error:
             line = first + content[: error.start].count(b"\n")
-            message = f"byte {content[error.start]:#04x} is not UTF-8"
-            self._skip(number, Problem(str(file), row, line, message))
+            self._skip(number, Problem(str(file), row, line, self._not_encoded(error)))
             return ""
 
+    def _not_encoded(self, error: UnicodeDecodeError) -> str:
+        name = self.settings.encoding
+        return f"byte {error.object[error.start]:#04x} is not {'UTF-8' if name == 'utf-8' else name}"
+
     def _json_lines(self, file: Path, number: int, done: int) -> Iterator[Document]:
-        row = 0
+        row, met = 0, self._met
         for line, content in self._lines(file, number, done):
             if not content.strip():
                 continue
@@ -303,9 +332,9 @@ class Documents:
             if not self._mine(number, row):
                 continue
             try:
-                text = self._column(json.loads(content.decode()))
+                text = self._column(json.loads(content.decode(self.settings.encoding)))
             except UnicodeDecodeError as error:
-                message = f"byte {content[error.start]:#04x} is not UTF-8"
+                message = self._not_encoded(error)
             except json.JSONDecodeError as error:
                 message = f"not JSON: {error.msg} (character {error.colno}); expected one object a line"
             except RecursionError:
@@ -316,6 +345,7 @@ class Documents:
                 yield Document(text, file, row, line)
                 continue
             self._skip(number, Problem(str(file), row, line, message))
+        self._check_any(file, number, row, met)
 
     # ---- rows ----
 
@@ -327,28 +357,30 @@ class Documents:
         row, damaged = 0, False
         named = self.settings.format
         assert named != "text"  # read line by line
-        dialect = Dialect(format=named)
-        try:
-            for row, line, values, *_ in read_rows(
-                file, dialect, need=[self.settings.text], allow_empty=True
-            ):
-                if not self._mine(number, row):
-                    continue
-                try:
-                    text = self._column(values)
-                except ValueError as error:
-                    self._skip(number, Problem(str(file), row, line, str(error)))
-                else:
-                    yield Document(text, file, row, line)
-        except InputError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise error.__cause__ from None
-            damaged = True
-            place = f"{error.file}, "
-            message = str(error).removeprefix(place).removeprefix(f"{error.file}: ")
-            self._skip(
-                number, Problem(str(file), None, error.line, f"{message}; the rest of the file is left out")
-            )
+        dialect = Dialect(format=named, quoting=self.settings.quoting, encoding=self.settings.encoding)
+        rows: Iterator[Row] | None = None
+        while True:
+            try:
+                rows = rows or iter(read_rows(file, dialect, need=[self.settings.text], allow_empty=True))
+                row, line, values, *_ = next(rows)
+            except StopIteration:
+                break
+            except InputError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    raise error.__cause__ from None
+                damaged = True
+                where = "" if error.column is None else f"column {error.column!r}: "
+                rest = "" if self.settings.strict else "; the rest of the file is left out"
+                self._skip(number, Problem(str(file), error.row, error.line, f"{where}{error.message}{rest}"))
+                break
+            if not self._mine(number, row):
+                continue
+            try:
+                text = self._column(values)
+            except ValueError as error:
+                self._skip(number, Problem(str(file), row, line, str(error)))
+            else:
+                yield Document(text, file, row, line)
         if not row and not damaged:
             self._skip(number, Problem(str(file), None, None, "no rows"))
 

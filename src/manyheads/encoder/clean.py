@@ -6,25 +6,39 @@ Knows characters, and the library opencc for Chinese ones. Must not know rows, v
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final, Literal
 
 from manyheads.errors import InputError
 
-__all__ = ["CLEANERS", "RULES", "by_line", "weibo", "weibo_with_offsets"]
+__all__ = ["RULES", "Cleaner", "by_line", "cleaned", "cleaned_with_offsets", "weibo", "weibo_with_offsets"]
 
-RULES = 1  # raise when a rule below changes: texts that were encoded before are then encoded anew
+Cleaner = Literal["weibo"]
+"""The cleaners by the name that a recipe gives them; each cleans its own result to itself."""
+
+RULES = 2  # raise when a rule below changes: texts that were encoded before are then encoded anew
 
 _AGAIN = 8  # rounds at most; two or three do, and a rule that ran in a circle would end here
 # A nickname: letters of any script, digits, _ - and ·, at most 15 of them or 30 plain ones.
 _NO_LINK = r"(?!https?:/|ftp:/)"  # a name ends where an address begins
 _NAME = rf"(?:{_NO_LINK}[a-z0-9_-](?:{_NO_LINK}[a-z0-9_-])?|[^\Wa-z0-9_]|·){{1,15}}"
-# Signs that may stand in an address, but not at its end; a double stroke begins the next post of a chain.
-_ADDRESS = r"(?:[a-z0-9._~:?&=%+-]|/(?!/))*(?<=[a-z0-9/=_])"
+# Signs that may stand in an address, but not at its end; a double stroke begins the next post of a chain, a # where
+# another follows a topic. Commas and the like end it: most of them stand in the sentence, not in the address.
+_ADDRESS = (
+    r"(?:&amp;|[a-z0-9._~:?&=%+$*|-]|/@?(?!/)|!(?=/)|\([a-z0-9._%-]*\)|#(?![^\s#]{1,30}#))*(?<=[a-z0-9/=_)])"
+)
+# An address without http or www. is known by its ending and a / behind it; a site's bare name is a word of the post.
+_ENDINGS = (
+    "com|net|org|cn|cc|tv|me|io|co|ly|gl|gd|im|us|uk|hk|tw|jp|kr|be|la|fm|so|to|edu|gov|info|biz|vip|top|xyz|club"
+    "|site|shop"
+)
+_SITE = rf"(?<![a-z0-9._%+@-])(?:[a-z0-9-]{{1,63}}\.){{1,5}}(?:{_ENDINGS})(?::\d+)?/(?!/)"
 _PIECES = re.compile(
     "|".join(
         (
-            rf"(?:(?:https?|ftp):/+|(?<![a-z0-9.])(?://)?(?:www\.|t\.cn/)){_ADDRESS}",
+            rf"(?:https?|ftp):/+(?:[a-z0-9._~%-]+(?::[^\s/@]*)?@(?=[a-z0-9]))?{_ADDRESS}",
+            rf"(?<![a-z0-9.])(?://)?(?:www\.|t\.cn/){_ADDRESS}",
             r"(?<![a-z0-9._%+-])[a-z0-9._%+-]{1,64}@(?:[a-z0-9-]{1,63}\.)+[a-z]{2,24}",
+            rf"{_SITE}(?:{_ADDRESS})?",
             rf"(?:(?<!/)/+\s?|回复\s?)@{_NAME}(?:\s?:)?",
             rf"@{_NAME}",
         )
@@ -50,9 +64,9 @@ def weibo(text: str) -> str:
     1. full-width letters, digits, signs and spaces become half-width ones (`。、【】` have no such form and stay);
     2. traditional characters become simplified ones (opencc, `t2s`);
     3. letters become small;
-    4. addresses (`http://…`, `www.…`, `t.cn/…`), e-mail addresses and `@names` become a space. Of a chain of reposts
-       (`//@name:`) and of an answer (`回复@name:`) only the mark goes, the words of everybody stay. `#topics#`,
-       `[泪]` and emoji stay as they are;
+    4. addresses (`http://…`, `www.…`, `t.cn/…`, `weibo.com/…`), e-mail addresses and `@names` become a space. Of a
+       chain of reposts (`//@name:`) and of an answer (`回复@name:`) only the mark goes, the words of everybody stay.
+       `#topics#`, `[泪]` and emoji stay as they are;
     5. white space becomes one space between words and none at the ends.
 
     Rules on single characters come first, so that a full-width @ is known for what it is; pieces become a space
@@ -64,7 +78,7 @@ def weibo(text: str) -> str:
     """
     for _ in range(_AGAIN):
         before, text = text, _simplified(text.translate(_HALF)).lower()
-        if "@" in text or "/" in text or "www." in text:
+        if "@" in text or "/" in text or "." in text:
             text = _PIECES.sub(" ", text)
         text = _BLANKS.sub(" ", text).strip(" ")
         if text == before:
@@ -93,13 +107,24 @@ def weibo_with_offsets(text: str) -> tuple[str, Offsets]:
     return text, offsets
 
 
-CLEANERS: dict[str, Callable[[str], str]] = {"weibo": weibo}
-"""The cleaners by the name that a recipe gives them; each cleans its own result to itself."""
+_CLEANERS: Final[dict[Cleaner, Callable[[str], str]]] = {"weibo": weibo}
+_FOLLOWED: Final[dict[Cleaner, Callable[[str], tuple[str, Offsets]]]] = {"weibo": weibo_with_offsets}
 
 
-def by_line(text: str, name: str | None) -> str:
-    """A document with each of its lines cleaned by the cleaner called so; None: as it is."""
-    return text if name is None else "\n".join(map(CLEANERS[name], text.split("\n")))
+def cleaned(text: str, name: Cleaner | None) -> str:
+    """A text cleaned by the cleaner called so; None: as it is."""
+    return text if name is None else _CLEANERS[name](text)
+
+
+def cleaned_with_offsets(text: str, name: Cleaner | None) -> tuple[str, Offsets | None]:
+    """`cleaned(text, name)`, and for each of its characters the (start, end) in `text` of what it was made of;
+    None in their place where nothing was cleaned."""
+    return (text, None) if name is None else _FOLLOWED[name](text)
+
+
+def by_line(text: str, name: Cleaner | None) -> str:
+    """A document with each of its lines cleaned."""
+    return text if name is None else "\n".join(cleaned(line, name) for line in text.split("\n"))
 
 
 def _simplified(text: str) -> str:

@@ -28,7 +28,7 @@ class Stack:
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[Any, kernel.Layers | None] | None = None
+        self._kept: tuple[_Watched, kernel.Layers | None] | None = None
         self._able: bool | None = None
 
     def forget(self) -> None:
@@ -65,16 +65,9 @@ class Stack:
 
     def _packed(self, modules: nn.ModuleList, library: Library) -> kernel.Layers | None:
         """The layers for the kernel; None where one is not as it expects them."""
-        layers = []
-        for module in modules:
-            parts = _parts(module)
-            if parts is None:
-                return None
-            layers.append(parts)
-        key = [(each._version, each.data_ptr()) for parts in layers for each in parts]
         kept = self._kept  # another thread may forget it meanwhile
-        if kept is None or kept[0] != key:
-            kept = self._kept = key, _laid(layers, library)
+        if kept is None or not kept[0].unchanged():
+            kept = self._kept = _Watched(modules), _laid(modules, library)
         return kept[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
@@ -84,14 +77,48 @@ class Stack:
         return Stack, ()
 
 
-def _parts(layer: nn.Module) -> list[Tensor] | None:
-    """A layer's parameters in the kernel's order; None where a module is another than ours, or is watched.
+class _Watched:
+    """All that the packed layers depend on: which modules there are, their settings and hooks, the parameters' values.
 
-    Straight from the modules' tables: some seventy of them are looked up for each batch.
+    Straight from the tables of the modules' attributes: it is asked for every batch.
     """
-    attention: Any = layer._modules["attention"]
-    feedforward: Any = layer._modules["feedforward"]
-    if any(each._forward_hooks or each._forward_pre_hooks for each in (layer, attention, feedforward)):
+
+    def __init__(self, modules: nn.ModuleList) -> None:
+        self._table, self._count = modules._modules, len(modules)
+        tables: list[dict[str, Any]] = [self._table]
+        settings: list[dict[str, Any]] = []
+        for layer in modules:
+            tables += (each._modules for each in layer.modules())
+            tables += (each._parameters for each in layer.modules())
+            settings += (each.__dict__ for each in layer.modules())
+        self._places = [(table, name) for table in tables for name in table]
+        self._places += [(each, name) for each in settings for name in ("compute", "backend") if name in each]
+        self._found = [table[name] for table, name in self._places]
+        self._hooks = [each[name] for each in settings for name in ("_forward_hooks", "_forward_pre_hooks")]
+        self._parameters = [each for each in self._found if isinstance(each, Tensor)]
+        self._values = self._of_parameters()
+
+    def unchanged(self) -> bool:
+        """Whether all is as it was when this was made."""
+        return (
+            len(self._table) == self._count
+            and not any(self._hooks)
+            and not any(
+                table.get(name) is not found
+                for (table, name), found in zip(self._places, self._found, strict=True)
+            )
+            and self._of_parameters() == self._values
+        )
+
+    def _of_parameters(self) -> list[tuple[int, int]]:
+        return [(each._version, each.data_ptr()) for each in self._parameters]
+
+
+def _parts(layer: nn.Module) -> list[Tensor] | None:
+    """A layer's parameters in the kernel's order; None where a module is another than ours, or is watched."""
+    attention: Any = layer.attention
+    feedforward: Any = layer.feedforward
+    if any(each._forward_hooks or each._forward_pre_hooks for each in layer.modules()):
         return None
     if not runs_native(attention.backend):
         return None
@@ -104,21 +131,23 @@ def _parts(layer: nn.Module) -> list[Tensor] | None:
         (attention, "norm", AddNorm),
         (feedforward, "norm", AddNorm),
     ):
-        module = holder._modules[name]
+        module = getattr(holder, name)
         if type(module) is not kind or (isinstance(module, Linear) and module.compute is not torch.bfloat16):
             return None
-        parameters: Any = module._parameters
-        found += (parameters["weight"], parameters["bias"])
+        found += (module.weight, module.bias)
     return found
 
 
-def _laid(layers: list[list[Tensor]], library: Library) -> kernel.Layers | None:
-    """The layers' parameters, packed; None for sizes or dtypes that the kernel does not read."""
-    hidden, intermediate = layers[0][1].numel() // 3, layers[0][5].numel()
-    if hidden % kernel.PANEL or intermediate % kernel.PANEL:
-        return None
+def _laid(modules: nn.ModuleList, library: Library) -> kernel.Layers | None:
+    """The layers' parameters, packed; None for modules, sizes or dtypes that the kernel does not read."""
+    layers = [_parts(module) for module in modules]
     packed = []
     for parts in layers:
+        if parts is None:
+            return None
+        hidden, intermediate = parts[1].numel() // 3, parts[5].numel()
+        if hidden % kernel.PANEL or intermediate % kernel.PANEL:
+            return None
         if any(
             each.dtype is not torch.float32 or each.device.type != "cpu" or not each.is_contiguous()
             for each in parts

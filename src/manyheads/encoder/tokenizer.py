@@ -215,19 +215,24 @@ class Tokenizer:
         cls,
         path: str | os.PathLike[str],
         *,
-        lowercase: bool = True,
+        lowercase: bool | None = None,
         strip_accents: bool | None = None,
-        split_chinese: bool = True,
+        split_chinese: bool | None = None,
     ) -> Self:
-        """The tokenizer of a lone `vocab.txt`: one token a line, its id the number of the line from 0.
+        """The tokenizer of a lone list of tokens, one a line, its id the number of the line from 0.
 
-        Where `path` is a folder it is read as by `from_pretrained`: its files say how text is read, and what the
-        arguments say has no meaning.
+        What the arguments leave open is said by `tokenizer_config.json` beside a `vocab.txt`, else text is lower-cased,
+        accents go with it, and Chinese characters are words. Where `path` is a folder it is read as by
+        `from_pretrained`: its files say how text is read, and what the arguments say has no meaning.
         """
-        if Path(path).is_dir():
-            return cls.from_pretrained(Path(path))
-        tokens = read_vocabulary(Path(path))
-        return cls(tokens, lowercase=lowercase, strip_accents=strip_accents, split_chinese=split_chinese)
+        path = Path(path)
+        if path.is_dir():
+            return cls.from_pretrained(path)
+        beside = path.with_name("tokenizer_config.json")
+        settings = settings_said(read_json(beside), beside) if path.name == "vocab.txt" else {}
+        given = {"lowercase": lowercase, "strip_accents": strip_accents, "split_chinese": split_chinese}
+        settings |= {name: value for name, value in given.items() if value is not None}
+        return cls(read_vocabulary(path), **settings)
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, which transformers reads alike.

@@ -83,6 +83,8 @@ def train_vocabulary(
     counts = _characters(rust.normalizer, texts())
     alphabet = _alphabet(counts, size - len(fixed), None if chinese else CHARACTERS, min_frequency)
     if not alphabet:
+        if counts.any():
+            raise InputError(f"no character of the texts comes {min_frequency} times, as min_frequency asks")
         raise InputError("the texts have no characters to make tokens of")
     inside = [CONTINUATION + one for one in alphabet if not _stands_alone(one)]
     # As special tokens they keep the places given here, and the library's choice among the characters is left none.

@@ -259,9 +259,7 @@ def _places(
 
 def _origins(text: str, given: str, kind: Kind) -> list[tuple[int, int]] | None:
     """For each character of a cleaned text the (start, end) in the given one; None where nothing was cleaned."""
-    if text == given:
-        return None
-    cleaned, offsets = clean.weibo_with_offsets(given)
+    cleaned, offsets = clean.cleaned_with_offsets(given, kind.settings.clean)
     assert cleaned == text, f"no rule says where {kind.settings.clean!r} took a character from"
     return offsets
 

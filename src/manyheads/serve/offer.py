@@ -67,14 +67,15 @@ class Offered:
 
     @property
     def cleans(self) -> bool:
-        """Whether its inputs are cleaned texts."""
-        kind = self.task.kind
-        return isinstance(kind, TextKind) and kind.settings.clean is not None
+        """Whether texts are cleaned before they are read."""
+        return self.task.kind.settings.clean is not None
 
     def read(self, laid: "Laid") -> list[tuple[str, ...] | None]:
-        """For each input the texts as they were cleaned; None where the task does not clean."""
+        """For each input the text, or both, as they were cleaned; None where the task does not clean, or reads
+        something else."""
         inputs = laid.inputs[laid.readers.index(self.reader)]
-        return [tuple(one) if self.cleans else None for one in inputs]
+        told = self.cleans and isinstance(self.task.kind, TextKind)
+        return [tuple(one) if told else None for one in inputs]
 
     def predictions(self, laid: "Laid", outputs: Rows) -> list[Prediction]:
         """What the head's outputs say of the inputs that were laid out for it."""

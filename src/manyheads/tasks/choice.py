@@ -86,7 +86,7 @@ class Choice(CandidateKind):
     @property
     def laid_by(self) -> Any:
         lists = isinstance(self.settings.choices, str)
-        return [self.settings.text, self.settings.second, lists, list(self._choice_columns)]
+        return [self.settings.text, self.settings.second, lists, list(self._choice_columns), self.cleaned_by]
 
     def input(self, values: Mapping[str, Any]) -> Candidates:
         """No text and no choice may be empty; what `second` names may: in HellaSwag it is where a choice is all."""
@@ -104,7 +104,8 @@ class Choice(CandidateKind):
         for number, (name, choice) in enumerate(choices, start=self.settings.first):
             if not choice.strip():
                 raise ColumnError(name, f"choice {number} is empty, expected a text")
-        return text, [f"{begin} {choice}" if begin else choice for _, choice in choices]
+        ends = (f"{begin} {choice}" if begin else choice for _, choice in choices)
+        return self.cleaned(text), [self.cleaned(one) for one in ends]
 
     def given(self, one: object) -> dict[str, Any]:
         """(text, [choice, …]): any number of whole choices, whatever the number in the training rows was."""

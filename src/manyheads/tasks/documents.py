@@ -4,13 +4,15 @@ Knows spans of text as token ids. Must not know files of documents, recipes or t
 """
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer
+from manyheads.files import line_encoding
 from manyheads.tasks.kind import Kind, KindSettings, O
 
 __all__ = ["DocumentKind", "DocumentSettings"]
@@ -25,10 +27,12 @@ class DocumentSettings(KindSettings):
     """The column with the document, in JSON lines, parquet and tables; files of plain text have none."""
     boundary: Literal["blank", "line", "file"] = "blank"
     """Where a document of a text file ends: at a blank line, at every line end, or at the end of the file."""
+    encoding: Annotated[str, AfterValidator(line_encoding)] = "utf-8"
+    """How the text is encoded: utf-8, latin-1, gb18030 or another whose line ends are one byte."""
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    """In tables: `csv`: fields may stand in double quotes; `none`: a quote is text. auto: none for tsv, csv for csv."""
     language: Literal["auto", "en", "zh", "lines"] = "auto"
     """How a document is cut into sentences; `lines`: each line is one, `auto`: by the document's beginning."""
-    clean: Literal["weibo"] | None = None
-    """How each line is cleaned before it is read; default: not at all."""
     strict: bool = False
     """A broken document is an error; otherwise it is left out, counted and listed."""
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from manyheads.encoder import clean as cleaners
 from manyheads.encoder.bert import Encoder
 from manyheads.encoder.layout import Layout, sums
 from manyheads.encoder.tokenizer import Tokenizer
@@ -53,6 +54,10 @@ class KindSettings(BaseModel):
 
     kind: str
     """Which kind of task this is."""
+    clean: cleaners.Cleaner | None = None
+    """How the texts are cleaned before they are read, in training and in use: `weibo` makes characters half-width,
+    simplified and small, and drops links, e-mail addresses and @names; default: not at all. Places in texts stay those
+    of the raw ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +203,19 @@ class Kind(ABC, Generic[O]):
     @property
     def laid_by(self) -> Any:
         """What the layout of a row depends on beside the tokenizer and the length, as JSON."""
-        return self.settings.model_dump(mode="json", include=set(self.Settings.model_fields))
+        return [
+            self.settings.model_dump(mode="json", include=set(self.Settings.model_fields)),
+            self.cleaned_by,
+        ]
+
+    @property
+    def cleaned_by(self) -> Any:
+        """What cleaning depends on, as JSON; None where nothing is cleaned."""
+        return None if self.settings.clean is None else [self.settings.clean, cleaners.RULES]
+
+    def cleaned(self, text: str) -> str:
+        """A text as the settings clean it."""
+        return cleaners.cleaned(text, self.settings.clean)
 
     def gather(self, rows: Iterator[tuple[P, dict[str, Any]]]) -> Iterator[tuple[P, dict[str, Any]]]:
         """Rows of one file, each with its place, as rows of examples; they stream. Here: a row is an example."""

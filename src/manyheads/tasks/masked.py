@@ -8,8 +8,10 @@ al. 2019, section 3.1). A text to predict says itself what is hidden, as `[MASK]
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated, Any, Literal, final
 
 import numpy as np
@@ -36,6 +38,7 @@ from manyheads.tasks.texts import text_of
 __all__ = ["MaskedLM", "MaskedLMSettings"]
 
 _MASK = "[MASK]"
+_MASKS = re.compile(re.escape(_MASK))
 _ROWS_AT_ONCE = 256  # rows of the vocabulary's width that are copied for scoring
 
 
@@ -94,7 +97,7 @@ class MaskedLM(DocumentKind[Grouped]):
 
     @property
     def laid_by(self) -> Any:
-        return [self.settings.text, "masked"]
+        return [self.settings.text, "masked", self.cleaned_by]
 
     def input(self, values: Mapping[str, Any]) -> str:
         return text_of(values[self.settings.text], self.settings.text)
@@ -108,14 +111,14 @@ class MaskedLM(DocumentKind[Grouped]):
     def lay(self, inputs: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Layout:
         """A sequence a text. Marks are on the tokens that are [MASK] in the text; their offsets are those in it."""
         self.bind(tokenizer)
-        flat = tokenizer.encode_batch(list(inputs), max_length=max_length)
+        flat = tokenizer.encode_batch(map(self._read, inputs), max_length=max_length)
         marks = flat.ids == tokenizer.mask_id
-        offsets: list[tuple[int, int]] = []
-        # Offsets are slow, and few texts have any to tell.
-        for one in np.flatnonzero(sums(marks, flat.lengths)).tolist():
-            found = tokenizer([inputs[one]], max_length=max_length)
-            pairs = zip(found.input_ids[0], found.offsets[0], strict=True)
-            offsets += [place for token, place in pairs if token == tokenizer.mask_id]
+        counts = sums(marks, flat.lengths).tolist()
+        offsets = [
+            found.span()
+            for text, count in zip(inputs, counts, strict=True)
+            for found in islice(_MASKS.finditer(text), count)  # those behind the cut are not asked
+        ]
         return Layout(
             flat.ids,
             flat.segments.astype(np.uint8),
@@ -125,6 +128,10 @@ class MaskedLM(DocumentKind[Grouped]):
             marks,
             np.array(offsets, dtype=np.int32).reshape(-1, 2),
         )
+
+    def _read(self, text: str) -> str:
+        """A text as it is read, cleaned between its masks: small letters would make words of them."""
+        return text if self.settings.clean is None else _MASK.join(map(self.cleaned, text.split(_MASK)))
 
     def draw(
         self, layout: Layout, follows: NDArray[np.bool_] | None, generator: np.random.Generator

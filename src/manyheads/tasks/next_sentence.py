@@ -77,10 +77,10 @@ class NextSentence(DocumentKind[Tensor]):
 
     @property
     def laid_by(self) -> Any:
-        return [*self.settings.pair]
+        return [*self.settings.pair, self.cleaned_by]
 
     def input(self, values: Mapping[str, Any]) -> tuple[str, str]:
-        first, second = (text_of(values[column], column) for column in self.columns)
+        first, second = (self.cleaned(text_of(values[column], column)) for column in self.columns)
         return first, second
 
     def given(self, one: object) -> dict[str, Any]:

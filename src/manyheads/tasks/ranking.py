@@ -104,7 +104,7 @@ class Ranking(CandidateKind):
 
     @property
     def laid_by(self) -> Any:
-        return [self.settings.query, self.settings.candidate, self.settings.candidates]
+        return [self.settings.query, self.settings.candidate, self.settings.candidates, self.cleaned_by]
 
     def gather(self, rows: Iterator[tuple[P, dict[str, Any]]]) -> Iterator[tuple[P, dict[str, Any]]]:
         """Consecutive rows with the same query as one: its other columns hold lists, a value a row."""
@@ -135,7 +135,7 @@ class Ranking(CandidateKind):
                     self._column,
                     f"candidate {place} of {len(candidates)} is empty, expected a text",
                 )
-        return query, candidates
+        return self.cleaned(query), [self.cleaned(one) for one in candidates]
 
     def given(self, one: object) -> dict[str, Any]:
         query, candidates = self._given(one, "a query and its candidates: (query, [candidate, …])")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from manyheads.encoder import clean
 from manyheads.encoder.bert import Encoder
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout, sums
@@ -162,7 +163,7 @@ class Answering(Kind[Grouped]):
 
     @property
     def laid_by(self) -> Any:
-        return [*self.columns, self.settings.question_length, self.settings.stride]
+        return [*self.columns, self.settings.question_length, self.settings.stride, self.cleaned_by]
 
     def input(self, values: Mapping[str, Any]) -> Asked:
         """A question may be empty, as two of CMRC 2018's are; a context may not."""
@@ -184,12 +185,15 @@ class Answering(Kind[Grouped]):
         """[CLS] question [SEP] window of the context [SEP], a sequence a window; the marks are on [CLS], whose
         offset is (0, 0), and on the window. What is cut of a question is counted at its first window."""
         numbers = {text: n for n, text in enumerate(dict.fromkeys(one["context"] for one in inputs))}
-        read = tokenizer(list(numbers))  # the questions of a paragraph follow each other: it is read once
+        followed = [clean.cleaned_with_offsets(text, self.settings.clean) for text in numbers]
+        read = tokenizer([text for text, _ in followed])  # once for all questions of a paragraph
         contexts = [
-            (np.array(ids[1:-1], dtype=np.int32), _with_marks(text, np.array(offsets[1:-1], dtype=np.int32)))
-            for text, ids, offsets in zip(numbers, read.input_ids, read.offsets, strict=True)
+            (np.array(ids[1:-1], dtype=np.int32), _with_marks(text, _placed(offsets[1:-1], origins)))
+            for text, (_, origins), ids, offsets in zip(
+                numbers, followed, read.input_ids, read.offsets, strict=True
+            )
         ]
-        questions = tokenizer([one["question"] for one in inputs]).input_ids
+        questions = tokenizer([self.cleaned(one["question"]) for one in inputs]).input_ids
         most = min(self.settings.question_length, max(0, max_length - 4))
         cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
         at_cls = np.zeros((1, 2), np.int32)
@@ -583,6 +587,13 @@ def _answers(value: object) -> list[tuple[str, int]]:
             raise ValueError("found an answer without text; no answer at all is an empty list")
         found.append((text, start))
     return found
+
+
+def _placed(places: Sequence[tuple[int, int]], origins: clean.Offsets | None) -> NDArray[np.int32]:
+    """Tokens' places [n, 2] in the raw text, from those in the cleaned one and where its characters came from."""
+    if origins is not None:
+        places = [(origins[start][0], origins[end - 1][1]) for start, end in places]
+    return np.array(places, dtype=np.int32).reshape(-1, 2)
 
 
 def _with_marks(text: str, offsets: NDArray[np.int32]) -> NDArray[np.int32]:

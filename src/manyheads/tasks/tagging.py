@@ -10,6 +10,7 @@ import json
 import math
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, final
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manyheads.encoder.bert import Encoder
+from manyheads.encoder.clean import cleaned_with_offsets
 from manyheads.encoder.grouped import Grouped
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer, Word
@@ -183,7 +185,7 @@ class Tagging(Kind[Grouped]):
     def laid_by(self) -> Any:
         settings = self.settings
         around = () if settings.context == "none" else (settings.document, settings.max_length)
-        return [settings.words, settings.split, settings.context, *around]
+        return [settings.words, settings.split, settings.context, *around, self.cleaned_by]
 
     def gather(self, rows: Iterator[tuple[P, dict[str, Any]]]) -> Iterator[tuple[P, dict[str, Any]]]:
         """With `context: document`, each sentence with the words around it; so many are held as fill a sequence."""
@@ -264,12 +266,15 @@ class Tagging(Kind[Grouped]):
                 f"found max_length {max_length}, expected 3 or more: [CLS], a word's piece and [SEP]"
             )
         sentences = [self._words(_words_in(one), tokenizer) for one in inputs]
+        read = [self._read(_words_in(one), words) for one, words in zip(inputs, sentences, strict=True)]
         around = [
-            (one["before"].split(), one["after"].split()) if isinstance(one, dict) else ([], [])
+            tuple(self.cleaned(one[side]).split() for side in ("before", "after"))
+            if isinstance(one, dict)
+            else ([], [])
             for one in inputs
         ]
         texts = chain(
-            (word.text for words in sentences for word in words),
+            (word for words in read for word in words),
             (word for sides in around for side in sides for word in side),
         )
         pieces = pieces_of(texts, tokenizer)
@@ -279,9 +284,9 @@ class Tagging(Kind[Grouped]):
         lengths: list[int] = []
         dropped: list[int] = []
         counts: list[int] = []
-        for words, sides in zip(sentences, around, strict=True):
+        for words, sides in zip(read, around, strict=True):
             before, after = ([pieces[word] for word in side if pieces[word]] for side in sides)
-            stream = [*before, *(pieces[word.text] or unknown for word in words), *after]
+            stream = [*before, *(pieces[word] or unknown for word in words), *after]
             sizes = [min(len(one), room) for one in stream]
             windows = list(_windows(sizes, len(before), len(before) + len(words), room))
             for begin, first, last, end in windows or [(0, 0, 0, 0)]:
@@ -322,6 +327,17 @@ class Tagging(Kind[Grouped]):
                 return [Word(found[0], *found.span()) for found in _SPACED.finditer(sentence)]
         found = tokenizer.words(sentence)
         return found if sentence.isascii() else [_with_accents(word, sentence) for word in found]
+
+    def _read(self, sentence: list[str] | str, words: list[Word]) -> list[str]:
+        """The words as they are read; one that cleaning takes away is empty."""
+        whole = sentence if isinstance(sentence, str) else " ".join(sentence)
+        text, offsets = cleaned_with_offsets(whole, self.settings.clean)
+        if offsets is None:
+            return [word.text for word in words]
+        begins = [begin for begin, _ in offsets]
+        return [
+            text[bisect_left(begins, word.start) : bisect_left(begins, word.end)].strip() for word in words
+        ]
 
     # ---- what it learns ----
 

@@ -10,7 +10,6 @@ import numpy as np
 from pydantic import model_validator
 from torch import Tensor
 
-from manyheads.encoder import clean
 from manyheads.encoder.layout import Layout
 from manyheads.encoder.tokenizer import Tokenizer
 from manyheads.errors import shown
@@ -30,9 +29,6 @@ class TextSettings(KindSettings):
     """The two columns with the texts, for a task on pairs."""
     label: str = "label"
     """The column with what is to be predicted."""
-    clean: Literal["weibo"] | None = None
-    """How the texts are cleaned before they are read, in training and in use: `weibo` makes characters half-width,
-    simplified and small, and drops links, e-mail addresses and @names; default: not at all."""
     encode: Literal["cross", "siamese"] = "cross"
     """How a pair is read: `cross` packs both texts in one sequence, `siamese` encodes them apart."""
     features: tuple[Feature, ...] | None = None
@@ -109,14 +105,10 @@ class TextKind(Kind[Tensor]):
 
     @property
     def laid_by(self) -> Any:
-        cleaned = None if self.settings.clean is None else [self.settings.clean, clean.RULES]
-        return [list(self.columns), self.settings.encode, cleaned]
+        return [list(self.columns), self.settings.encode, self.cleaned_by]
 
     def input(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        texts = tuple(text_of(values[column], column) for column in self.columns)
-        if self.settings.clean is None:
-            return texts
-        return tuple(map(clean.CLEANERS[self.settings.clean], texts))
+        return tuple(self.cleaned(text_of(values[column], column)) for column in self.columns)
 
     def given(self, one: object) -> dict[str, Any]:
         texts = (one,) if isinstance(one, str) else tuple(one) if isinstance(one, Sequence) else ()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manyheads.data.corpus import Chunks, build_corpus
+from manyheads.data.corpus import Chunks, Places, build_corpus
 from manyheads.data.documents import DocumentSettings, shards
 from manyheads.data.encode import TokenCache
 from manyheads.data.select import sampled
@@ -64,13 +64,19 @@ class Spans:
     """The spans of one split of a corpus, one beginning where the one before ends."""
 
     chunks: Chunks
-    rows: NDArray[np.int64]
-    """[n] the chunks that are taken."""
+    places: Places
+    """The chunks that may be taken."""
+    sample: NDArray[np.int64] | None
+    """[n] which of these are; None: all."""
     kinds: tuple[DocumentKind, ...]
     """The task's own kind, and those of the tasks that read with it."""
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.places) if self.sample is None else len(self.sample)
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[n] the chunks of some spans."""
+        return self.places.at(numbers if self.sample is None else self.sample[numbers])
 
     def draw(self, rows: NDArray[np.int64], generator: np.random.Generator) -> Drawn:
         """Some spans, in that order, with what is asked of them drawn from the generator."""
@@ -84,7 +90,7 @@ class Spans:
     def _laid(
         self, rows: NDArray[np.int64], generator: np.random.Generator
     ) -> tuple[Layout, NDArray[np.bool_] | None]:
-        chosen, room = self.rows[rows], self.chunks.max_tokens
+        chosen, room = self.rows(rows), self.chunks.max_tokens
         if self.pairs:
             return self.chunks.pair(chosen, room, generator)
         return self.chunks.single(chosen, room), None
@@ -118,7 +124,9 @@ class Spans:
     def digest(self) -> str:
         """A name for the content: other spans have another one."""
         digest = hashlib.blake2b(self.chunks.digest.encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(self.rows).data)
+        for begin in range(0, len(self), _AT_ONCE):
+            rows = self.rows(np.arange(begin, min(begin + _AT_ONCE, len(self)), dtype=np.int64))
+            digest.update(np.ascontiguousarray(rows).data)
         digest.update(b"pairs" if self.pairs else b"single")
         return digest.hexdigest()
 
@@ -191,13 +199,12 @@ def load_spans(
                 "(see 'boundary' for where documents of a text file end)",
                 file=sources[0],
             )
-        rows = chunks.pairable() if pairs else np.arange(len(chunks), dtype=np.int64)
-        if not len(rows):
+        places, sample = chunks.pairable() if pairs else chunks.every(), None
+        if not len(places):
             raise InputError("no document has two tokens, which pairs need", file=sources[0])
         if split in section.sample:
-            chosen = sampled(len(rows), section.sample[split], section.sample_seed, f"{name}/{split}")
-            rows = rows[chosen]
-        found[split] = Spans(chunks, rows, tuple(kinds))
+            sample = sampled(len(places), section.sample[split], section.sample_seed, f"{name}/{split}")
+        found[split] = Spans(chunks, places, sample, tuple(kinds))
         if split == "dev" and not any(one.answers[0].sizes.any() for one in found[split].blocks()):
             raise InputError("nothing of the dev split is asked, it has too few tokens", file=sources[0])
     return found

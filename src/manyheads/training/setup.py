@@ -335,6 +335,11 @@ def describe(
                 for task in tasks
             },
             left_out={task.name: task.left_out for task in tasks if task.spans},
+            skipped={
+                task.name: {split: spans.chunks.corpus.skipped for split, spans in task.spans.items()}
+                for task in tasks
+                if task.spans
+            },
         )
 
 
