@@ -31,7 +31,7 @@ help:
 	@echo "make lint         ruff and mypy"
 	@echo "make check        lint, test and docs"
 	@echo "make docs         the documentation, in docs/_build"
-	@echo "make bench        the speed benchmarks, one after the other (three_tasks.py takes long: by hand)"
+	@echo "make bench        the benchmarks of speed and memory, one after the other: hours, on a quiet machine"
 	@echo "make clean        remove what the words above made, all but $(VENV)"
 
 install: $(INSTALLED)
@@ -54,9 +54,15 @@ docs: $(DOCS)
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+# Every claim of speed and memory, then the tables of docs/performance.md.
+BENCHES := finetune_speed finetune_speed:--size:base inference_speed inference_speed:--size:base latency_speed \
+	latency_speed:--size:base heads_speed multitask_speed pretrain_speed smart_speed scaling_speed step_profile \
+	predict_memory serve_load corpus_memory:--keep tables
+
 bench: $(BENCH)
-	@for script in $(sort $(wildcard benchmarks/*_speed.py)) benchmarks/step_profile.py; do \
-		echo "$$script"; $(BIN)/python "$$script" || exit 1; \
+	@for one in $(BENCHES); do \
+		set -- $$(echo "$$one" | tr : ' '); script="benchmarks/$$1.py"; shift; \
+		echo "$$script $$*"; $(BIN)/python "$$script" "$$@" || exit 1; \
 	done
 
 clean:

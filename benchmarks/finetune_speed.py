@@ -260,7 +260,7 @@ def compare(options: argparse.Namespace) -> None:
             if ours == "manyheads":
                 claims.append(record.claim(f"peak memory, {theirs} / {ours}", memory.median, 1 / LESS_MEMORY))
     name = "finetune_speed" + ("" if options.size == "minilm" else f"_{options.size}")
-    name += "-partial" if options.rows else ""
+    name += "-partial" if command.partial(options, DEFAULT) else ""
     threads = rounds[0][options.contenders[0]]["threads"]
     record.write_json(
         options.results / f"{name}.json",
@@ -305,7 +305,7 @@ def compare(options: argparse.Namespace) -> None:
     record.write_text(
         options.results / f"{name}.md",
         f"# Fine-tuning {what} on SST-5, one whole epoch of {wanted:,} rows\n\n"
-        f"{'A partial run: not a result. ' if options.rows else ''}"
+        f"{'A partial run: not a result. ' if command.partial(options, DEFAULT) else ''}"
         f"Medians of {options.rounds} rounds in turn; ratios: median (least–greatest) of the ratio within a "
         f"round.\n\n{record.table(head, lines)}\n{record.told(claims)}\n"
         f"{threads} threads, batches of {SETTINGS['batch_size']}, "

@@ -44,7 +44,7 @@ def ours(model: Path, heads: int, models: int) -> Callable[[list[str]], Any]:
     def one() -> Model:
         encoder = Encoder.from_pretrained(model)
         settings = ClassificationSettings(
-            kind="classification", text="text", label="label", labels=[str(label) for label in range(LABELS)]
+            kind="classification", text="text", label="label", labels=tuple(map(str, range(LABELS)))
         )
         torch.manual_seed(0)
         tasks = [Task(f"head{number}", Classification(settings), MAX_LENGTH) for number in range(heads)]
@@ -137,7 +137,7 @@ def compare(options: argparse.Namespace) -> None:
             1 / 1.1,
         )
     ]
-    name = "heads_speed" + ("-partial" if options.rows else "")
+    name = "heads_speed" + ("-partial" if command.partial(options) else "")
     texts, threads = rounds[0]["shared_1"]["texts"], rounds[0]["shared_1"]["threads"]
     record.write_json(
         options.results / f"{name}.json",
@@ -167,7 +167,7 @@ def compare(options: argparse.Namespace) -> None:
     record.write_text(
         options.results / f"{name}.md",
         f"# {texts:,} SST-5 sentences through many heads, from strings to probabilities\n\n"
-        f"{'A partial run: not a result. ' if options.rows else ''}"
+        f"{'A partial run: not a result. ' if command.partial(options) else ''}"
         f"Medians of {options.rounds} rounds in turn; ratios: median (least–greatest) of the ratio within a round.\n\n"
         f"{record.table(head, rows)}\n"
         f"{record.told(claims)}\n{threads} threads, at most {MAX_LENGTH} tokens, "

@@ -194,7 +194,7 @@ def compare(options: argparse.Namespace) -> None:
             )
         )
     name = "inference_speed" + ("" if options.size == "minilm" else f"_{options.size}")
-    name += "-partial" if options.rows else ""
+    name += "-partial" if command.partial(options) else ""
     texts, threads = rounds[0]["manyheads"]["texts"], rounds[0]["manyheads"]["threads"]
     record.write_json(
         options.results / f"{name}.json",
@@ -232,7 +232,7 @@ def compare(options: argparse.Namespace) -> None:
     record.write_text(
         options.results / f"{name}.md",
         f"# Embedding {texts:,} SST-5 sentences with {what}, from strings to vectors\n\n"
-        f"{'A partial run: not a result. ' if options.rows else ''}"
+        f"{'A partial run: not a result. ' if command.partial(options) else ''}"
         f"Medians of {options.rounds} rounds in turn; ratios: median (least–greatest) of the ratio within a round; "
         f"every peer at the best of the batch sizes {', '.join(map(str, BATCHES))} (of "
         f"{TUNED_ON} texts, before the rounds), and the default as it is.\n\n{record.table(head, rows)}\n"

@@ -102,7 +102,7 @@ def compare(options: argparse.Namespace) -> None:
         for theirs, least in (("transformers", 0.28), (best, 0.8))
     ]
     name = "latency_speed" + ("" if options.size == "minilm" else f"_{options.size}")
-    name += "-partial" if options.rows else ""
+    name += "-partial" if command.partial(options) else ""
     texts, threads = rounds[0]["manyheads"]["texts"], rounds[0]["manyheads"]["threads"]
     record.write_json(
         options.results / f"{name}.json",
@@ -137,7 +137,7 @@ def compare(options: argparse.Namespace) -> None:
     record.write_text(
         options.results / f"{name}.md",
         f"# One sentence at a time with {what}, from string to vector\n\n"
-        f"{'A partial run: not a result. ' if options.rows else ''}"
+        f"{'A partial run: not a result. ' if command.partial(options) else ''}"
         f"{texts} SST-5 sentences, medians of {options.rounds} rounds in turn; ratios: median (least–greatest) of the "
         f"ratio within a round, below 1 is faster.\n\n{record.table([*head, 'least cosine'], rows)}\n"
         f"{record.told(claims)}\n{threads} threads, at most {MAX_LENGTH} tokens, "

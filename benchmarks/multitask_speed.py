@@ -162,7 +162,9 @@ def compare(options: argparse.Namespace) -> None:
             )
     found = ratio(rounds, "manyheads", "trainer", "samples/s")
     claims = [record.claim("manyheads / trainer, samples/s", found.median, CLAIM[options.device])]
-    name = f"multitask_speed_{options.device}_{options.size}" + ("-partial" if options.rows else "")
+    name = f"multitask_speed_{options.device}_{options.size}" + (
+        "-partial" if command.partial(options) else ""
+    )
     count = rounds[0]["manyheads"]["rows"]
     record.write_json(
         options.results / f"{name}.json",
@@ -186,7 +188,7 @@ def compare(options: argparse.Namespace) -> None:
     record.write_text(
         options.results / f"{name}.md",
         f"# Three tasks, {count:,} rows once, {options.size} on {options.device}\n\n"
-        f"{'A partial run: not a result. ' if options.rows else ''}"
+        f"{'A partial run: not a result. ' if command.partial(options) else ''}"
         f"Medians of {options.rounds} rounds in turn; the ratio: median (least–greatest) within a round.\n\n"
         f"{record.table(['contender', 'samples/s', '×'], rows)}\n{record.told(claims)}\n{describe(about)}.\n",
     )

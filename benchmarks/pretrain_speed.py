@@ -1,6 +1,7 @@
 """Claim: pre-training reads at least 3 × the tokens a second of transformers' own masked LM training, on a processor.
 
-On a GPU the claim is another: at least 40% of the operations a second that it is capable of (MFU).
+On a GPU the claim is another: at least 45% of the operations a second that it is capable of (MFU). There no
+attention weights are dropped, on either side: flash attention over sequences end to end cannot drop any.
 
 The same BERT from random weights, with the same vocabulary, on the same text. The peer does what transformers' example
 `run_mlm.py` does: every line tokenised, all of them end to end, cut into full blocks, masks drawn for each batch by
@@ -65,7 +66,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 11711,
 }
 UNTIMED = 0.1  # of the steps, at the beginning
-TIMES, MFU = 3.0, 0.4  # what is claimed on a processor, and on a GPU
+TIMES, MFU = 3.0, 0.45  # what is claimed on a processor, and on a GPU
 MAX_POSITIONS = 512
 
 
@@ -90,7 +91,7 @@ class Size(NamedTuple):
         of the masked LM's head for the share of tokens that is `asked`. What the last layer does to each token by
         itself is needed for that share alone.
         """
-        weights = self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
+        weights: float = self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.intermediate)
         weights -= (1 - asked) * (self.hidden**2 + 2 * self.hidden * self.intermediate)
         head = self.hidden**2 + vocabulary * self.hidden
         return 6.0 * weights + 12.0 * self.layers * self.hidden * squares + 6.0 * head * asked
@@ -203,7 +204,7 @@ def with_trainer(options: argparse.Namespace, contender: str) -> dict[str, Any]:
             intermediate_size=asked.intermediate,
             max_position_embeddings=MAX_POSITIONS,
             hidden_dropout_prob=SETTINGS["dropout"],
-            attention_probs_dropout_prob=SETTINGS["dropout"],
+            attention_probs_dropout_prob=attention_dropout(options.device),
         )
     )
     with tempfile.TemporaryDirectory(prefix="pretrain-speed-") as folder:
@@ -359,6 +360,7 @@ def recipe(options: argparse.Namespace, contender: str, size_of_batch: int) -> A
                 },
                 "vocab": str(options.vocabulary / "vocab.txt"),
                 "dropout": SETTINGS["dropout"],
+                "attention_dropout": attention_dropout(options.device),
             },
             "tasks": tasks,
             "optimizer": {
@@ -612,6 +614,11 @@ def page(
         f"{some['device']}, {some['threads']} threads, "
         f"{' '.join(f'{key}={value}' for key, value in ENVIRONMENT.items())} for all. {describe(about)}.\n"
     )
+
+
+def attention_dropout(device: str) -> float:
+    """The share of the attention weights that is dropped."""
+    return 0.0 if device == "cuda" else float(SETTINGS["dropout"])
 
 
 def partial(options: argparse.Namespace) -> bool:

@@ -90,7 +90,7 @@ def ours(point: Point, precision: str) -> tuple[Callable[[], Any], Callable[[], 
         network.train()
         network.zero_grad(set_to_none=True)
         loss = torch.stack([one.float().square().mean() for one in network(trained, parts)]).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
 
     return forward, step
 
@@ -109,7 +109,8 @@ def theirs(point: Point) -> tuple[Callable[[], Any], Callable[[], Any]]:
         intermediate_size=4 * point.hidden,
     )
     trained = BertModel(config)
-    low = BertModel(config).to(torch.bfloat16).eval()
+    low: Any = BertModel(config).bfloat16()
+    low.eval()
     heads = torch.nn.ModuleList(torch.nn.Linear(point.hidden, LABELS) for _ in range(point.heads))
     low_heads = torch.nn.ModuleList(
         torch.nn.Linear(point.hidden, LABELS) for _ in range(point.heads)
@@ -127,7 +128,7 @@ def theirs(point: Point) -> tuple[Callable[[], Any], Callable[[], Any]]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             states = trained(input_ids=ids).last_hidden_state.mean(1)
             said = [head(states) for head in heads]
-        torch.stack([one.float().square().mean() for one in said]).sum().backward()
+        torch.autograd.backward(torch.stack([one.float().square().mean() for one in said]).sum())
 
     return forward, step
 

@@ -421,8 +421,8 @@ def _told(
                         against,
                     ]
                 )
-        unit = "" if what == "mixed" else " A request is here all the calls for one pair."
-        parts.append(f"## {title}\n\n{record.table(head, lines)}{unit}\n")
+        unit = "" if what == "mixed" else "A request is here all the calls for one pair.\n\n"
+        parts.append(f"## {title}\n\n{record.table(head, lines)}\n{unit}")
     memory = [
         [
             CONTENDERS[one],

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from side_by_side import record
 from side_by_side.machine import describe, machine
@@ -59,15 +60,16 @@ def drawn(run: Run, model: Model, name: str) -> tuple[Part, Ragged]:
     ).splits["train"]
     assert data.targets is not None
     rows = sampled(len(data), ROWS, 1, f"rows of {name}")
-    layout = data.rows.batch(rows)
-    targets = torch.from_numpy(data.targets_of(rows))
-    return Part(name, kind, 0, len(layout.lengths), targets), Ragged.of_layout(layout)
+    drawn = data.draw(rows, np.random.default_rng(1))
+    targets = torch.from_numpy(drawn.answers[0].targets)
+    return Part(name, kind, 0, len(drawn.layout.lengths), targets), Ragged.of_layout(drawn.layout)
 
 
 def term(model: Model, ragged: Ragged, part: Part, epsilon: float) -> dict[str, float]:
     """The term, the distance under random noise, and the gradients' lengths."""
     network = model.network.train()
-    weight = network.encoder.layers[len(network.encoder.layers) // 2 - 1].feedforward.up.weight
+    middle = len(network.encoder.layers) // 2 - 1
+    weight = network.encoder.layers.get_parameter(f"{middle}.feedforward.up.weight")
     torch.manual_seed(0)
     masks = Masks()
     words = network.encoder.embeddings.word(ragged.token_ids)

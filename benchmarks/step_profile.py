@@ -174,7 +174,8 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Journal, "step", step_and_look):
         mh.train(recipe, out=Path(folder) / "run", quiet=True, cache=TokenCache(Path(folder) / "cache"))
-    found, dearest = shares(profile.events(), 1e6 * (clock[3] - clock[2]))
+    events: Any = profile.events()  # type: ignore[no-untyped-call]
+    found, dearest = shares(events, 1e6 * (clock[3] - clock[2]))
     return {
         "plain_milliseconds": 1e3 * (clock[1] - clock[0]) / options.steps,
         "milliseconds": 1e3 * (clock[3] - clock[2]) / options.steps,

@@ -70,6 +70,14 @@ def test_a_regression_answers_with_a_value_in_its_range(model: Model) -> None:
     assert 0 <= other.value < 5
 
 
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_it_may_be_loaded_in_inference_mode(tiny_run: Path, precision: str) -> None:
+    texts = ["good film", "dull"]
+    with torch.inference_mode():
+        found = mh.load(tiny_run, precision).predict("mood", texts)
+    assert found == mh.load(tiny_run, precision).predict("mood", texts)
+
+
 def test_no_inputs_give_no_answers(model: Model) -> None:
     assert model.predict("mood", []) == []
     assert model.analyze([]) == []

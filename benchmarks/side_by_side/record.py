@@ -36,15 +36,19 @@ def told(claims: Sequence[dict[str, Any]]) -> str:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record with the day it was measured."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     dated = {"measured_on": datetime.date.today().isoformat(), **record}
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(dated, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    _put(path, json.dumps(dated, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write the table for people, and print it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    _put(path, text)
     print(f"\n{text}\n{path}")
+
+
+def _put(path: Path, text: str) -> None:
+    """Beside its place, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -137,7 +137,7 @@ def test_with_fewer_instructions(machine: str, tmp_path: Path, monkeypatch: pyte
     for name in ("kernel.h", "attention.cpp"):
         shutil.copy(native_library.SOURCES / name, tmp_path)
     monkeypatch.setattr(native_library, "SOURCES", tmp_path)
-    found = native_library._load(compiler._replace(native=(f"-march={machine}",)), tmp_path)
+    found = native_library._load(compiler._replace(native=(f"-march={machine}",)), tmp_path, tmp_path)
     for dtype in DTYPES:
         for lengths, heads, width, causal in [
             ([25, 3, 40], 2, 32, False),
@@ -325,8 +325,9 @@ def test_without_kernels_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         native(qkv, batch([4, 5]))
     assert described("auto", "cpu", torch.float32, 8, 0.1) == "torch (MANYHEADS_NATIVE=off)"
-    with pytest.raises(InputError, match=r"^attention backend 'native'"):
-        described("native", "cpu", torch.float32, 8, 0.1)
+    for device, dtype in (("cpu", torch.float32), ("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        with pytest.raises(InputError, match=r"^attention backend 'native'"):
+            described("native", device, dtype, 8, 0.1)
 
 
 def test_nothing_is_compiled_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,34 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert twice(4) == 8
 
 
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(counting_compiler(tmp_path)))
+    assert twice(4) == 8
+    (entry,) = kept(tmp_path)
+    ordinary = os.access
+    monkeypatch.setattr(
+        os,
+        "access",
+        lambda path, mode: Path(path) != entry.parent and ordinary(path, mode),
+    )
+    again(monkeypatch)
+    assert twice(4) == 8
+    assert (tmp_path / "calls").read_text().count("compiled") == 1
+    stem = entry.stem.rpartition("-")[0]
+    entry.rename(entry.with_name(f"{stem}-{'0' * 20}.so"))  # of no use, and not ours to take away
+    again(monkeypatch)
+    assert twice(4) == 8
+    assert (tmp_path / "calls").read_text().count("compiled") == 2
+    assert len(kept(tmp_path)) == 1
+
+
+def test_a_name_that_is_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "'unclosed")
+    assert library() is None
+    assert describe() == """torch (CXX="'unclosed" is no compiler that works)"""
+
+
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     assert library() is None
@@ -257,7 +285,7 @@ def built_for(machine: str | None, folder: Path) -> native.Library:
         if machine == "haswell" and "__AVX2__" not in COMPILER.macros:
             pytest.skip("a processor without AVX2")
     chosen = COMPILER if machine is None else COMPILER._replace(native=(f"-march={machine}",))
-    return native._load(chosen, folder)
+    return native._load(chosen, folder, folder)
 
 
 @needs_compiler

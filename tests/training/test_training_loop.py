@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import manyheads as mh
 from manyheads.encoder.precision import bfloat16_is_fast
+from manyheads.native import library as native_library
 from manyheads.run import Run
 
 if TYPE_CHECKING:
@@ -385,6 +386,18 @@ def test_a_loss_that_is_not_finite_ends_the_training(
     assert "finite" in told or "the loss is" in told
     assert "optimizer.lr" in told
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_backend_that_is_not_there_is_refused_before_anything_is_written(
+    tiny: "Tiny", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANYHEADS_NATIVE", "off")
+    monkeypatch.setattr(native_library, "_found", None)
+    for precision in ("float32", "float64"):
+        recipe = mh.Recipe.parse(tiny.recipe(precision=precision))
+        with pytest.raises(mh.InputError, match="attention backend 'native'"):
+            mh.train(recipe, tmp_path / "run", quiet=True, attention="native")
+        assert not (tmp_path / "run").exists()
 
 
 def test_more_length_than_positions_is_refused(tiny: "Tiny", tmp_path: Path) -> None:

@@ -70,10 +70,12 @@ def described(
     chosen, device = _chosen(name), torch.device(device)
     if chosen == "torch":
         return "torch (chosen)"
+    if chosen == "native":
+        _kernels(required=True)
     if device.type == "cpu" and chosen != "varlen":
         if not kernel.takes(device, dtype):
             return f"torch ({str(dtype).removeprefix('torch.')})"
-        _kernels(chosen == "native")
+        library()
         return describe()
     if chosen == "native":
         return f"torch (device {device.type})"

@@ -35,6 +35,7 @@ __all__ = [
     "keep_mask",
     "native",
     "product",
+    "version",
 ]
 
 
@@ -45,6 +46,11 @@ class Residual(NamedTuple):
     """In the parameters' dtype: what is added to and normalised."""
     low: Tensor
     """The same for the next product, rounded to its dtype where a kernel has done that on its way."""
+
+
+def version(x: Tensor) -> int:
+    """How often a tensor has been written to, as far as torch counts it; of one made in inference mode it does not."""
+    return 0 if x.is_inference() else x._version
 
 
 def native(*tensors: Tensor) -> Library | None:
@@ -280,7 +286,7 @@ class Linear(nn.Module):
         """The converted parameters; the version counters tell whether they still hold."""
         if self.training:
             return self.weight.detach().to(dtype), self.bias.detach().to(dtype)
-        key = (self.weight._version, self.bias._version, self.weight.data_ptr(), self.weight.device, dtype)
+        key = (*map(version, (self.weight, self.bias)), self.weight.data_ptr(), self.weight.device, dtype)
         if self._converted is None or self._converted[0] != key:
             weight = products.laid_out(self.weight.detach().to(dtype))
             self._converted = key, weight, self.bias.detach().to(dtype)

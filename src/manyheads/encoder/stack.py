@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from manyheads.encoder.attention import runs_native
-from manyheads.encoder.layers import AddNorm, Linear, Residual, native
+from manyheads.encoder.layers import AddNorm, Linear, Residual, native, version
 from manyheads.encoder.ragged import Ragged
 from manyheads.native import forward as kernel
 from manyheads.native.library import Library
@@ -111,7 +111,7 @@ class _Watched:
         )
 
     def _of_parameters(self) -> list[tuple[int, int]]:
-        return [(each._version, each.data_ptr()) for each in self._parameters]
+        return [(version(each), each.data_ptr()) for each in self._parameters]
 
 
 def _parts(layer: nn.Module) -> list[Tensor] | None:

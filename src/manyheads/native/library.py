@@ -61,7 +61,7 @@ _FLAGS = (
     "-fno-trapping-math",
     "-Wno-psabi",  # nothing but plain C types crosses from one object to another
 )
-_SECONDS = 300  # a compiler that takes longer hangs
+_SECONDS = 900  # a compiler that takes longer hangs
 # What the compiler says of the processor, best first, and how people call it.
 _FEATURES = {
     "__AVX512BF16__": "avx512_bf16",
@@ -174,8 +174,8 @@ def _open() -> _Found:
             )
         return _Found(None, f"torch ({reason})")
     try:
-        with _cache() as folder:
-            built = _load(compiler, folder)
+        with _cache() as (found_in, made_in):
+            built = _load(compiler, found_in, made_in)
     except (
         ManyheadsError,
         OSError,
@@ -191,7 +191,10 @@ def find_compiler() -> Compiler | None:
     """The compiler that $CXX names, or else the first of c++, g++, clang++ that answers."""
     if os.name != "posix":
         return None
-    named = shlex.split(os.environ.get("CXX", ""))
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:  # a quote that is not closed
+        return None
     for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(command[0]) is None:
             continue
@@ -203,8 +206,9 @@ def find_compiler() -> Compiler | None:
 
 
 @contextmanager
-def _cache() -> Iterator[Path]:
-    """Where compiled libraries are kept; where that cannot be written, a folder that is gone after the block."""
+def _cache() -> Iterator[tuple[Path, Path]]:
+    """Where compiled libraries are kept, and where a new one is made: the same folder, or where that cannot be written
+    one that is gone after the block."""
     base = os.environ.get("XDG_CACHE_HOME")
     folder = (Path(base) if base else Path("~/.cache").expanduser()) / "manyheads" / "native"
     try:
@@ -213,14 +217,14 @@ def _cache() -> Iterator[Path]:
     except (OSError, RuntimeError):  # RuntimeError: a user without a home
         writable = False
     if writable:
-        yield folder
+        yield folder, folder
     else:
         with tempfile.TemporaryDirectory(prefix="manyheads-") as passing:
-            yield Path(passing)
+            yield folder, Path(passing)
 
 
-def _load(compiler: Compiler, folder: Path) -> Library:
-    """The library from the cache `folder`, compiled where it is not there or damaged.
+def _load(compiler: Compiler, found_in: Path, made_in: Path) -> Library:
+    """The library from the cache `found_in`, compiled into `made_in` where it is not there or damaged.
 
     An entry's name holds a digest of all that the library is made from and one of its own bytes: an entry
     that was cut short is told before the loader maps it, and of two processes that compile at the same
@@ -234,14 +238,15 @@ def _load(compiler: Compiler, folder: Path) -> Library:
         key.update(path.name.encode() + path.read_bytes())
     stem = f"kernels-{key.hexdigest()[:20]}"
     words = ", ".join([compiler.name, compiler.feature, *([] if threaded else ["one thread"])])
-    for kept in sorted(folder.glob(f"{stem}-*.so")):
+    for kept in sorted(found_in.glob(f"{stem}-*.so")):
         try:
             if kept.stem == f"{stem}-{_digest(kept.read_bytes())}":
                 return Library(kept, words)
         except OSError:
             pass  # unreadable, or of no use to the loader: made again below
-        kept.unlink(missing_ok=True)
-    return Library(_compile(compiler, flags, sources, folder, stem), words)
+        if found_in == made_in:
+            kept.unlink(missing_ok=True)
+    return Library(_compile(compiler, flags, sources, made_in, stem), words)
 
 
 def _compile(compiler: Compiler, flags: list[str], sources: list[Path], folder: Path, stem: str) -> Path:

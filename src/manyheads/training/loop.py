@@ -126,6 +126,7 @@ def train(
     learning = {"network": network, "objective": objective}
     if found is not None:
         progress = state.restore(found, learning, optimizer, key)
+    runs = attention_backend(recipe, encoder, device, attention, chosen)
 
     run.folder.mkdir(parents=True, exist_ok=True)
     run.write_recipe(recipe)
@@ -146,7 +147,6 @@ def train(
     ):
         if any(task.spans for task in tasks):
             journal.possible = possible(device, chosen.compute or chosen.parameters)
-        runs = attention_backend(recipe, encoder, device, attention, chosen)
         describe(journal, recipe, tasks, schedule, plan, network, optimizer, chosen.name, runs, progress)
         vectors = _frozen_vectors(run, journal, network, tasks) if recipe.encoder.freeze else {}
         material = _Material(named, schedule, teachers, vectors)
