@@ -474,12 +474,14 @@ def test_what_is_broken_is_left_out_and_told(tiny: "Tiny", corpus: Path, tmp_pat
     with (folder / "shard-1.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"text": \n')
     (folder / "shard-2.jsonl").touch()
+    (folder / "shard-3.jsonl").symlink_to("nowhere")
     run = train(tiny, tmp_path / "run", both(folder))
-    assert log(run)[0]["skipped"] == {"mlm": {"train": 2, "dev": 2}}
+    assert log(run)[0]["skipped"] == {"mlm": {"train": 3, "dev": 3}}
     told = log(run)[0]["left_out"]["mlm"]
-    assert len(told) == 2  # once, although two splits are made of these files
+    assert len(told) == 3  # once, although two splits are made of these files
     assert any("shard-1.jsonl, row 31 (line 31): not JSON" in one for one in told)
     assert any("shard-2.jsonl: the file is empty" in one for one in told)
+    assert any("shard-3.jsonl: cannot be read: it has vanished" in one for one in told)
     with pytest.raises(InputError, match=r"shard-1\.jsonl, row 31 \(line 31\): not JSON"):
         train(tiny, tmp_path / "strict", both(folder, strict=True))
     assert not (tmp_path / "strict").exists()

@@ -57,6 +57,7 @@ def build_corpus(
     language: Language = "auto",
     clean: cleaners.Cleaner | None = None,
     part: Part | None = None,
+    listed: bool = False,
     cache: TokenCache | None = None,
     progress: Progress | None = None,
 ) -> "Corpus":
@@ -64,6 +65,7 @@ def build_corpus(
 
     `clean` names how each line is cleaned (`encoder.clean.Cleaner`). `part` takes some of the documents, told by their
     text: (`train`, {`dev`: 0.01}) all but those that are held out for `dev`, (`dev`, {`dev`: 0.01}) these alone.
+    `listed` says that the sources are what `shards` has found: one that has gone since is told of, not refused.
 
     It is found again where the files' content, all these settings and the tokenizer are the same, whatever the
     files are called and wherever they lie. Without a cache, or where it cannot be written, it lies in a temporary
@@ -74,7 +76,7 @@ def build_corpus(
         WorkError: the disk is full.
     """
     settings = settings or DocumentSettings()
-    files = shards(sources, any_name=settings.format != "auto")
+    files = list(sources) if listed else shards(sources, any_name=settings.format != "auto")
     named = {"layout": _LAYOUT, "settings": settings.model_dump(exclude={"strict"}), "language": language}
     kinds = [kind_of(file, settings) for file in files]
     named |= {

@@ -189,6 +189,7 @@ def load_spans(
                 language=section.language,
                 clean=section.clean,
                 part=part,
+                listed=True,
                 cache=cache,
                 progress=progress,
             )

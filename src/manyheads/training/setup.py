@@ -286,6 +286,8 @@ def describe(
             )
         for problem in task.left_out[:3]:
             journal.say(f"left out: {problem}")
+        if len(task.left_out) > 3:
+            journal.say(f"left out: {len(task.left_out) - 3:,} more, listed in log.jsonl")
     rates = [
         {
             "name": group["name"],
