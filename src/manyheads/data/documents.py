@@ -110,9 +110,8 @@ def shards(sources: Sequence[Path], *, any_name: bool = False) -> list[Path]:
                 for name in names
                 if _kind(name) and not any(part.startswith(".") for part in name.parts)
             )
-            files = [
-                path for _, path in inside if path.is_file() or path.is_symlink()
-            ]  # one to nowhere is told of
+            # A link to nowhere is taken along, to be told of.
+            files = [path for _, path in inside if path.is_file() or path.is_symlink()]
             if not files:
                 raise InputError(f"no documents: expected files that end in {_known()}", file=source)
             found += files
