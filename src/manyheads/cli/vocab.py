@@ -142,6 +142,7 @@ def _of_recipe(path: Path, strict: bool) -> list[_Source]:
     from manyheads.errors import InputError
     from manyheads.recipe import Recipe
     from manyheads.tasks.documents import DocumentSettings as DocumentTask
+    from manyheads.training.documents import documents_of
 
     recipe = Recipe.load(path)
     found: list[_Source] = []
@@ -149,16 +150,10 @@ def _of_recipe(path: Path, strict: bool) -> list[_Source]:
     for section in recipe.tasks.values():
         if not isinstance(section, DocumentTask) or not section.files or "train" not in section.files:
             continue
-        settings = DocumentSettings.model_validate(
-            section.model_dump(include=set(DocumentSettings.model_fields))
-        )
-        settings = settings.model_copy(update={"strict": strict or section.strict})
-        shares = section.hold_out.shares if section.hold_out is not None else {}
-        part = ("train", shares) if shares else None
-        files = shards(
-            [Path(recipe.data or ".") / each for each in section.files["train"]],
-            any_name=section.format != "auto",
-        )
+        named, settings, part = documents_of(section, "train")
+        settings = settings.model_copy(update={"strict": strict or settings.strict})
+        root = Path(recipe.data or ".")
+        files = shards([root / each for each in named], any_name=settings.format != "auto")
         others = [one for one in files if (one, settings, section.clean, part) not in taken]
         taken += [(one, settings, section.clean, part) for one in others]
         if others:

@@ -10,7 +10,16 @@ from typing import Any, Final, Literal
 
 from manyheads.errors import InputError
 
-__all__ = ["RULES", "Cleaner", "by_line", "cleaned", "cleaned_with_offsets", "weibo", "weibo_with_offsets"]
+__all__ = [
+    "RULES",
+    "Cleaner",
+    "by_line",
+    "cleaned",
+    "cleaned_with_offsets",
+    "original",
+    "weibo",
+    "weibo_with_offsets",
+]
 
 Cleaner = Literal["weibo"]
 """The cleaners by the name that a recipe gives them; each cleans its own result to itself."""
@@ -120,6 +129,11 @@ def cleaned_with_offsets(text: str, name: Cleaner | None) -> tuple[str, Offsets 
     """`cleaned(text, name)`, and for each of its characters the (start, end) in `text` of what it was made of;
     None in their place where nothing was cleaned."""
     return (text, None) if name is None else _FOLLOWED[name](text)
+
+
+def original(start: int, end: int, offsets: Offsets | None) -> tuple[int, int]:
+    """Where in the raw text the characters `start` to `end` of the cleaned one came from; None: nothing was cleaned."""
+    return (start, end) if offsets is None else (offsets[start][0], offsets[end - 1][1])
 
 
 def by_line(text: str, name: Cleaner | None) -> str:

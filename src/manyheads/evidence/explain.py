@@ -252,7 +252,7 @@ def _places(
     assert ids == layout.ids.tolist(), "tokens with places are not those that the head reads"
     before = [_origins(text, given, kind) for text, given in zip(texts, raw, strict=True)]
     return [
-        (which, *_original(start, end, before[which])) if start < end else (which, 0, 0)
+        (which, *clean.original(start, end, before[which])) if start < end else (which, 0, 0)
         for which, start, end in found
     ]
 
@@ -262,10 +262,6 @@ def _origins(text: str, given: str, kind: Kind) -> list[tuple[int, int]] | None:
     cleaned, offsets = clean.cleaned_with_offsets(given, kind.settings.clean)
     assert cleaned == text, f"no rule says where {kind.settings.clean!r} took a character from"
     return offsets
-
-
-def _original(start: int, end: int, origins: list[tuple[int, int]] | None) -> tuple[int, int]:
-    return (start, end) if origins is None else (origins[start][0], origins[end - 1][1])
 
 
 @contextmanager

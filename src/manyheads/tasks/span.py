@@ -591,9 +591,8 @@ def _answers(value: object) -> list[tuple[str, int]]:
 
 def _placed(places: Sequence[tuple[int, int]], origins: clean.Offsets | None) -> NDArray[np.int32]:
     """Tokens' places [n, 2] in the raw text, from those in the cleaned one and where its characters came from."""
-    if origins is not None:
-        places = [(origins[start][0], origins[end - 1][1]) for start, end in places]
-    return np.array(places, dtype=np.int32).reshape(-1, 2)
+    raw = [clean.original(start, end, origins) for start, end in places]
+    return np.array(raw, dtype=np.int32).reshape(-1, 2)
 
 
 def _with_marks(text: str, offsets: NDArray[np.int32]) -> NDArray[np.int32]:

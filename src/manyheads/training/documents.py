@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manyheads.data.corpus import Chunks, Places, build_corpus
+from manyheads.data.corpus import Chunks, Part, Places, build_corpus
 from manyheads.data.documents import DocumentSettings, shards
 from manyheads.data.encode import TokenCache
 from manyheads.data.select import sampled
@@ -131,6 +131,15 @@ class Spans:
         return digest.hexdigest()
 
 
+def documents_of(section: TaskSettings, split: str) -> tuple[tuple[str, ...], DocumentSettings, Part | None]:
+    """The files and folders of a split, how documents are read from them, and which of these it is; None: all."""
+    assert section.files is not None
+    shares = section.hold_out.shares if section.hold_out is not None else {}
+    settings = DocumentSettings.model_validate(section.model_dump(include=set(DocumentSettings.model_fields)))
+    part = (split, shares) if shares and (split == "train" or split in shares) else None
+    return section.files["train" if split in shares else split], settings, part
+
+
 def load_spans(
     name: str,
     section: TaskSettings,
@@ -159,15 +168,10 @@ def load_spans(
             f"tasks.{name}.max_length: expected {special + 2} or more, found {max_length}: "
             f"{special} tokens are special ones"
         )
-    shares = section.hold_out.shares if section.hold_out is not None else {}
     found: dict[str, Spans] = {}
     listed: dict[tuple[str, ...], list[Path]] = {}
     for split in splits:
-        files = section.files["train" if split in shares else split]
-        part = (split, shares) if shares and (split == "train" or split in shares) else None
-        settings = DocumentSettings.model_validate(
-            section.model_dump(include=set(DocumentSettings.model_fields))
-        )
+        files, settings, part = documents_of(section, split)
         # Once for all splits that are cut from the same files: a shard that goes in between is told of, not forgotten.
         if files not in listed:
             listed[files] = shards([data / path for path in files], any_name=section.format != "auto")
